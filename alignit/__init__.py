@@ -1,0 +1,1 @@
+"""AlignIT: keys and values of a custom concept, injected at its class word (arXiv 2406.18893, Algorithm 1)."""
