@@ -1,0 +1,126 @@
+"""Class words: the ordinary word for what a concept is, and where a user may have said it.
+
+The panel and the API take a list, ``my-cat=cat, my-dog=golden retriever``; a word on its own is for every concept that
+the list does not name. A word can be remembered with a concept: in the ``.json`` file beside it, which WebUIs keep for
+the user's own metadata, under the key ``class word``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from alignit.syntax import class_word_error
+
+SIDECAR_KEY = "class word"
+_SIDECAR_LIMIT = 2**20
+
+
+class ClassWordError(ValueError):
+    """A class word, or a list of them, that cannot be used; the message names it and the mend."""
+
+
+class ClassWords:
+    """The class words of a list as users write it.
+
+    Names are compared without regard to case, as the text encoder's tokens are.
+    """
+
+    def __init__(self, text: str) -> None:
+        """Read a list.
+
+        Raises:
+            ClassWordError: An entry is malformed; the message quotes it.
+        """
+        self._by_name: dict[str, str] = {}
+        self._default: str | None = None
+        for entry in (part.strip() for line in text.splitlines() for part in line.split(",")):
+            if not entry:
+                continue
+            name, separator, word = (part.strip() for part in entry.rpartition("="))
+            if separator and not name:
+                raise ClassWordError(f"'{entry}' in the class words names no concept: write my-cat=cat")
+            error = class_word_error(word)
+            if error:
+                raise ClassWordError(f"The class word in '{entry}' {error}: write ordinary words, as in my-cat=cat")
+            if not separator:
+                if self._default is not None:
+                    raise ClassWordError(
+                        f"'{self._default}' and '{word}' in the class words both name no concept: write my-cat=cat"
+                    )
+                self._default = word
+            elif self._by_name.setdefault(_key(name), word) != word:
+                raise ClassWordError(f"The class words give '{name}' twice: keep one of the entries")
+
+    def get(self, name: str) -> str | None:
+        """Return the class word for a concept, or None."""
+        return self._by_name.get(_key(name), self._default)
+
+
+def format_class_words(words: Mapping[str, str]) -> str:
+    """Write class words by concept as a list that `ClassWords` reads."""
+    return ", ".join(f"{name}={word}" for name, word in words.items())
+
+
+def remembered(concept_file: str | os.PathLike[str]) -> str | None:
+    """Return the class word remembered beside a concept's file, or None where there is none.
+
+    Raises:
+        ClassWordError: The file beside it cannot be read, or holds something that is no class word.
+    """
+    path = sidecar_path(concept_file)
+    word = _read(path).get(SIDECAR_KEY)
+    if word is None:
+        return None
+    error = class_word_error(word) if isinstance(word, str) else "is not text"
+    if error:
+        raise ClassWordError(f"The class word in {path.name} {error}: remember another, or edit the file")
+    return str(word).strip()
+
+
+def remember(concept_file: str | os.PathLike[str], word: str) -> None:
+    """Write a class word beside a concept's file, and keep whatever else the user stored there.
+
+    Raises:
+        ClassWordError: The word cannot be used, or the file beside it is damaged or cannot be written.
+    """
+    error = class_word_error(word)
+    if error:
+        raise ClassWordError(f"The class word '{word}' {error}: write ordinary words, such as cat")
+    path = sidecar_path(concept_file)
+    metadata = {**_read(path), SIDECAR_KEY: word.strip()}
+    try:
+        # Through a second file: an interrupted write must not cost the user the notes that are in the first.
+        written = path.with_name(f"{path.name}.tmp")
+        written.write_text(json.dumps(metadata, indent=4, ensure_ascii=False), encoding="utf8")
+        written.replace(path)
+    except OSError as error_writing:
+        raise ClassWordError(f"{path.name} cannot be written ({error_writing.strerror}): check its folder") from None
+
+
+def sidecar_path(concept_file: str | os.PathLike[str]) -> Path:
+    """Return the path of the ``.json`` file beside a concept's file."""
+    return Path(concept_file).with_suffix(".json")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > _SIDECAR_LIMIT:
+            raise ClassWordError(f"{path.name} is larger than 1 MiB, which no metadata file is: check it")
+        metadata = json.loads(path.read_text(encoding="utf8"))
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise ClassWordError(f"{path.name} cannot be read ({error.strerror}): check the file") from None
+    except (ValueError, RecursionError):
+        raise ClassWordError(f"{path.name} is not valid JSON: mend or delete it") from None
+    if not isinstance(metadata, dict):
+        raise ClassWordError(f"{path.name} holds no metadata, which is an object in JSON: mend or delete it")
+    return metadata
+
+
+def _key(name: str) -> str:
+    return name.strip().removeprefix("<").removesuffix(">").lower()

@@ -1,0 +1,119 @@
+"""Injected rows in the UNet: found by their content, counted, and taken out where they are not wanted.
+
+`alignit.conditioning.splice` puts a concept's row into the conditioning; on its way to the UNet a host copies, stacks,
+pads, reorders and splits conditionings. An injected row is found again by comparing: it carries its own address. No
+record of batch rows is kept, so none can get out of step with what a host, or another extension, does on the way.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from alignit.conditioning import Injected
+
+
+class Injector:
+    """Watches a UNet's cross-attention context for injected rows, through a forward pre-hook at the UNet's entry.
+
+    While `active`, Algorithm 1's line 4 applies and the context passes as it is. While not, the injected rows are
+    replaced by the base prompt's: keys and values are linear in the rows, so every layer computes the base model's.
+
+    Use as a context manager; the hook is gone at the end of the block, whatever happens in it.
+    """
+
+    def __init__(self, always_active: bool) -> None:
+        """Start with nothing injected and no UNet.
+
+        Args:
+            always_active: Whether `active` stays True: there is no step range to obey.
+        """
+        self.active = True
+        self.expected: set[str] = set()
+        """Concepts that the UNet ought to get."""
+        self.seen: set[str] = set()
+        """Concepts that it got."""
+        self._always_active = always_active
+        self._injected: list[Injected] = []
+        self._unet: torch.nn.Module | None = None
+        self._hook: torch.utils.hooks.RemovableHandle | None = None
+
+    def __enter__(self) -> Injector:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def add(self, injected: Injected) -> None:
+        """Make a prompt's injected rows known; they are kept for as long as the injector."""
+        self._injected.append(injected)
+
+    def watch(self, unet: torch.nn.Module) -> None:
+        """Watch this UNet, whose forward takes `context` [rows, tokens, width], and no other: call before each step.
+
+        Where nothing is left to do, after all expected concepts were seen and with no step range, there is no hook.
+        """
+        if self._always_active and self.seen >= self.expected:
+            self.release()
+        elif unet is not self._unet:
+            self.release()
+            self._unet = unet
+            self._hook = unet.register_forward_pre_hook(self._on_forward, with_kwargs=True)
+
+    def release(self) -> None:
+        """Remove the hook."""
+        if self._hook is not None:
+            self._hook.remove()
+        self._hook = self._unet = None
+
+    def _on_forward(
+        self, _unet: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        context = kwargs.get("context", args[2] if len(args) > 2 else None)
+        if not isinstance(context, torch.Tensor):
+            return None
+        if not self.seen >= self.expected:
+            self._look(context)
+        if self.active:
+            return None
+        context = self._without_injected(context)
+        if "context" in kwargs:
+            return args, {**kwargs, "context": context}
+        return (*args[:2], context, *args[3:]), kwargs
+
+    def _look(self, context: torch.Tensor) -> None:
+        for injected in self._injected:
+            rows = list(injected.rows)
+            found = _equal_rows(context, injected.conditioning[rows]).any(0).any(0)
+            self.seen.update(injected.rows[row] for row, hit in zip(rows, found.tolist(), strict=True) if hit)
+
+    def _without_injected(self, context: torch.Tensor) -> torch.Tensor:
+        restored = context.clone()
+        best: dict[tuple[int, int], int] = {}
+        for injected in self._injected:
+            rows = list(injected.rows)
+            conditioning, base = injected.conditioning.to(context), injected.base.to(context)
+            for batch, token, index in _equal_rows(context, conditioning[rows]).nonzero().tolist():
+                # Prompts that differ elsewhere ("a red <x>", "a blue <x>") can share an injected row, not a base
+                # row: the one whose other rows stand around it is meant.
+                row = rows[index]
+                agreement = _agreement(context[batch], conditioning, token - row)
+                if agreement > best.get((batch, token), 0):
+                    best[batch, token] = agreement
+                    restored[batch, token] = base[row]
+        return restored
+
+
+def _equal_rows(context: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """Compare each row of a context [R, T, width] with each of `rows` [M, width]: bool [R, T, M].
+
+    A host casts a conditioning to the UNet's type on the way; the same cast here keeps equality exact.
+    """
+    return (context[:, :, None, :] == rows.to(context)).all(-1)
+
+
+def _agreement(context: torch.Tensor, conditioning: torch.Tensor, offset: int) -> int:
+    """Count equal rows of a context [T, width] and a conditioning [T', width] that is laid over it at an offset."""
+    start, stop = max(0, offset), min(len(context), len(conditioning) + offset)
+    return int((context[start:stop] == conditioning[start - offset : stop - offset]).all(-1).sum())

@@ -1,0 +1,131 @@
+"""Target, base and dummy prompt as chunks of tokens: lines 1 and 2 of Algorithm 1 (arXiv 2406.18893).
+
+A chunk is what a text encoder reads at once: a start token, the text, an end token, padding; 77 tokens in CLIP.
+All three prompts are built on the same target chunk and have its length, so that "the same index i" of the paper
+holds by construction, in prompts of any length and with concepts of any number of vectors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+E = TypeVar("E")
+
+
+@dataclass(frozen=True)
+class Span(Generic[E]):
+    """The rows of a chunk in which a concept stands in the target prompt, and its class word in the base prompt.
+
+    A span is as long as the longer of the two, and both end at its last row: where a concept has more vectors than
+    its class word has tokens, the class word is repeated backwards ("retriever golden retriever" for three rows);
+    where it has fewer, the class word's first tokens have no counterpart and keep the base model's keys and values.
+    The head noun of a class word ("golden retriever") comes last, so the concept's last vector meets it.
+
+    Attributes:
+        concept: The concept's name. Spans with equal names are mentions of one concept and share a dummy prompt.
+        start: First row of the span, counted from the chunk's start token, which is row 0.
+        class_tokens: Token ids of the class word, at least one.
+        vectors: Number of token vectors of the concept, n; 0 where only the class word is wanted.
+        embedding: The concept's embedding, opaque to this module.
+    """
+
+    concept: str
+    start: int
+    class_tokens: tuple[int, ...]
+    vectors: int
+    embedding: E
+
+    @property
+    def stop(self) -> int:
+        """The row after the span's last."""
+        return self.start + span_length(len(self.class_tokens), self.vectors)
+
+    @property
+    def concept_rows(self) -> range:
+        """The n rows at which the concept's keys and values are injected: index i of Algorithm 1."""
+        return range(self.stop - self.vectors, self.stop)
+
+
+def span_length(class_tokens: int, vectors: int) -> int:
+    """Return the number of rows that a concept and its class word need."""
+    return max(class_tokens, vectors)
+
+
+@dataclass(frozen=True)
+class Chunk(Generic[E]):
+    """Tokens that a text encoder reads at once.
+
+    Attributes:
+        tokens: Token ids, [T] with T = 77 in CLIP.
+        multipliers: Emphasis per token, [T]; 1 is none.
+        embeddings: Token vectors that replace those of ``tokens``, as (first row, embedding).
+    """
+
+    tokens: tuple[int, ...]
+    multipliers: tuple[float, ...]
+    embeddings: tuple[tuple[int, E], ...] = ()
+
+
+@dataclass(frozen=True)
+class TargetChunk(Generic[E]):
+    """A chunk of the target prompt, with its concepts found.
+
+    Attributes:
+        chunk: The chunk. The tokens inside a span are placeholders; its ``embeddings`` are those that are no concept
+            (no class word is known for them) and stay as they are.
+        spans: Where the concepts stand, in order.
+        text_stop: The row after the last of the text: where the end token stands.
+    """
+
+    chunk: Chunk[E]
+    spans: tuple[Span[E], ...]
+    text_stop: int
+
+    def concepts(self) -> tuple[str, ...]:
+        """Return the names of the concepts with vectors in this chunk, each once, in order."""
+        return tuple(dict.fromkeys(span.concept for span in self.spans if span.vectors))
+
+    def concept_rows(self, concept: str) -> list[int]:
+        """Return the rows at which a concept is injected, over all of its mentions."""
+        return [row for span in self.spans if span.concept == concept for row in span.concept_rows]
+
+
+def base_chunk(target: TargetChunk[E]) -> Chunk[E]:
+    """Build the chunk of the base prompt p: the target with each concept replaced by its class word (line 1)."""
+    tokens = list(target.chunk.tokens)
+    for span in target.spans:
+        tokens[span.start : span.stop] = fill_backwards(span.class_tokens, span.stop - span.start)
+    return Chunk(tuple(tokens), target.chunk.multipliers, target.chunk.embeddings)
+
+
+def dummy_chunk(target: TargetChunk[E], concept: str, filler: int) -> Chunk[E]:
+    """Build the chunk of a concept's dummy prompt p': the target with every other token replaced (line 2).
+
+    Start token, end token and padding stay. Other concepts are "other tokens": each has a dummy prompt of its own,
+    so that none bleeds into another. Emphasis stays at the concept and nowhere else.
+
+    Args:
+        target: A chunk of the target prompt.
+        concept: Name of the concept to keep.
+        filler: Token id of the filler, ``*`` in the paper.
+    """
+    tokens = list(target.chunk.tokens)
+    multipliers = [1.0] * len(tokens)
+    tokens[1 : target.text_stop] = [filler] * (target.text_stop - 1)
+    embeddings = []
+    for span in target.spans:
+        if span.concept == concept and span.vectors:
+            rows = span.concept_rows
+            embeddings.append((rows.start, span.embedding))
+            for row in rows:
+                # The embedding's vectors replace these rows; the ids are the target's own placeholders.
+                tokens[row] = target.chunk.tokens[row]
+                multipliers[row] = target.chunk.multipliers[row]
+    return Chunk(tuple(tokens), tuple(multipliers), tuple(embeddings))
+
+
+def fill_backwards(tokens: Sequence[int], length: int) -> list[int]:
+    """Repeat tokens to a length, so that they end with their last: (a, b) to length 3 is [b, a, b]."""
+    return [tokens[(index - length) % len(tokens)] for index in range(length)]

@@ -1,0 +1,45 @@
+"""Suggested class words: the nouns nearest to a concept's token vectors in a text encoder's own vocabulary.
+
+A trained token vector often stays near the word that it was started from, or near what it came to mean. The words are
+nouns for things one can show, each a single token of CLIP (see ``tools/make_class_nouns.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from importlib.resources import files
+
+import torch
+
+
+@cache
+def class_nouns() -> tuple[str, ...]:
+    """Return the nouns that can be suggested."""
+    return tuple((files("alignit") / "data" / "class_nouns.txt").read_text(encoding="utf8").split())
+
+
+def suggest_class_words(
+    vectors: Mapping[str, torch.Tensor],
+    tables: Mapping[str, torch.Tensor],
+    tokenize: Callable[[Sequence[str]], Sequence[Sequence[int]]],
+    count: int = 5,
+) -> list[str]:
+    """Return the nouns nearest to a concept by the cosine of token vectors, nearest first.
+
+    The nearest of a concept's vectors counts for a noun; over several text encoders the cosines are added.
+
+    Args:
+        vectors: The concept's vectors for each text encoder, [n, width].
+        tables: The token embedding table of each text encoder, [vocabulary, width], under the same keys.
+        tokenize: Gives the token ids of each text; nouns of more than one token are passed over.
+        count: How many nouns at the most.
+    """
+    tokens = [(noun, ids[0]) for noun, ids in zip(class_nouns(), tokenize(class_nouns()), strict=True) if len(ids) == 1]
+    ids = torch.tensor([token for _, token in tokens], dtype=torch.long)
+    similarity = torch.zeros(len(tokens))
+    for encoder, table in tables.items():
+        nouns = torch.nn.functional.normalize(table[ids.to(table.device)].float().cpu(), dim=-1)
+        concept = torch.nn.functional.normalize(vectors[encoder].detach().float().cpu(), dim=-1)
+        similarity += (nouns @ concept.T).amax(1)
+    return [tokens[index][0] for index in similarity.topk(min(count, len(tokens))).indices.tolist()]

@@ -1,0 +1,75 @@
+"""The prompt syntax of AlignIT: a concept with its class word, ``<my-cat=cat>``, and in angle brackets, ``<my-cat>``.
+
+The form is chosen so that a WebUI's own syntaxes pass it by: extra networks need a colon, ``<lora:...>``;
+emphasis and prompt editing need round or square brackets; ``AND`` and ``BREAK`` are words of their own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+# A name may itself be in angle brackets, as the token of a diffusers embedding is: <<new1>=cat>.
+_MARK = re.compile(r"<(?P<name><[^<>=:]+>|[^<>=:]+)(?:=(?P<class_word>[^<>]*))?>")
+
+_FORBIDDEN = re.compile(r"[()\[\]{}<>|:\\=,]|\b(?:AND|BREAK)\b")
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A concept as it is written in angle brackets.
+
+    Attributes:
+        name: The concept's name, without the outer brackets.
+        class_word: What stands after ``=``; empty for ``<my-cat=>``, None where there is no ``=``.
+        text: The mark as typed.
+    """
+
+    name: str
+    class_word: str | None
+    text: str
+
+
+def split(text: str) -> Iterator[str | Mark]:
+    """Yield the parts of a prompt in order: plain text as strings, what stands in angle brackets as marks.
+
+    Joining the strings and the marks' ``text`` gives the prompt back. A WebUI's extra networks (``<lora:x:1>``)
+    hold a colon and stay text.
+    """
+    end = 0
+    for match in _MARK.finditer(text):
+        if match.start() > end:
+            yield text[end : match.start()]
+        class_word = match["class_word"]
+        yield Mark(match["name"].strip(), class_word if class_word is None else class_word.strip(), match[0])
+        end = match.end()
+    if end < len(text):
+        yield text[end:]
+
+
+def without_class_words(text: str, find: Callable[[str], str | None]) -> str:
+    """Return the prompt with ``<my-cat=cat>`` written as ``my-cat``: what it means where AlignIT is off.
+
+    Args:
+        text: The prompt.
+        find: Gives the name under which a concept is installed, or None; such a mark stays as typed.
+    """
+    return "".join(
+        part if isinstance(part, str) else (part.class_word is not None and find(part.name)) or part.text
+        for part in split(text)
+    )
+
+
+def class_word_error(class_word: str) -> str | None:
+    """Say what is wrong with a class word, or None for a good one.
+
+    A class word is text for the text encoder and nothing else: characters with a meaning in a prompt are refused
+    rather than guessed at.
+    """
+    if not class_word.strip():
+        return "is empty"
+    found = _FORBIDDEN.search(class_word)
+    if found:
+        return f"contains '{found[0]}', which has a meaning of its own in a prompt"
+    return None

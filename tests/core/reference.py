@@ -1,0 +1,124 @@
+"""Algorithm 1 of arXiv 2406.18893 by brute force: small models, whole token lists, overwriting by index.
+
+Written from the paper and sharing no code with `alignit`: concepts are new rows of the token table, as in textual
+inversion's own training code; prompts are whole lists of token ids; keys and values are computed layer by layer for
+both prompts, and overwritten at an index.
+"""
+
+from __future__ import annotations
+
+import torch
+from transformers import CLIPTextConfig, CLIPTextModel
+
+VOCABULARY, FILLER, START, END = 400, 265, 398, 399
+LENGTH, WIDTH = 77, 32
+
+
+def text_encoder(concepts: dict[str, torch.Tensor]) -> tuple[CLIPTextModel, dict[str, list[int]]]:
+    """Return a causal CLIP text encoder whose token table holds the concepts' vectors, and their token ids."""
+    torch.manual_seed(0)
+    config = CLIPTextConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=WIDTH,
+        intermediate_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        max_position_embeddings=LENGTH,
+        bos_token_id=START,
+        eos_token_id=END,
+    )
+    model = CLIPTextModel(config).eval()
+    for parameter in model.parameters():  # larger than at initialisation, so that every token matters visibly
+        torch.nn.init.normal_(parameter, std=0.3)
+    ids = {}
+    total = VOCABULARY + sum(len(vectors) for vectors in concepts.values())
+    model.resize_token_embeddings(total, mean_resizing=False)
+    table, free = model.get_input_embeddings().weight.data, VOCABULARY
+    for name, vectors in concepts.items():
+        ids[name] = list(range(free, free + len(vectors)))
+        table[free : free + len(vectors)] = vectors
+        free += len(vectors)
+    return model, ids
+
+
+def padded(text: list[int]) -> list[int]:
+    """Return a prompt's tokens with start and end, padded with end tokens."""
+    return [START, *text, *[END] * (LENGTH - 1 - len(text))]
+
+
+def encode(model: CLIPTextModel, tokens: list[int]) -> torch.Tensor:
+    """Return the conditioning [77, width] of one prompt."""
+    with torch.no_grad():
+        return model(input_ids=torch.tensor([tokens])).last_hidden_state[0]
+
+
+class CrossAttention(torch.nn.Module):
+    """Cross-attention with the names that Stable Diffusion's has."""
+
+    def __init__(self, query: int, context: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.to_q = torch.nn.Linear(query, query, bias=False)
+        self.to_k = torch.nn.Linear(context, query, bias=False)
+        self.to_v = torch.nn.Linear(context, query, bias=False)
+        self.to_out = torch.nn.Linear(query, query)
+
+    def forward(self, x: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        return self.attend(x, self.to_k(context), self.to_v(context))
+
+    def attend(self, x: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        def split(t: torch.Tensor) -> torch.Tensor:
+            return t.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+        q, k, v = split(self.to_q(x)), split(keys), split(values)
+        weights = (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1)
+        return self.to_out((weights @ v).transpose(1, 2).flatten(2))
+
+
+class UNet(torch.nn.Module):
+    """Blocks of self-mixing and cross-attention at three widths; called as Stable Diffusion's UNet is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        widths = [16, 32, 64]
+        self.enter = torch.nn.ModuleList(torch.nn.Linear(a, b) for a, b in zip([4, *widths], widths, strict=False))
+        self.attn2 = torch.nn.ModuleList(CrossAttention(width, WIDTH, 4) for width in widths)
+        self.leave = torch.nn.Linear(64, 4)
+        for parameter in self.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+
+    def forward(self, x: torch.Tensor, timesteps: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        for enter, attention in zip(self.enter, self.attn2, strict=True):
+            x = torch.tanh(enter(x) + timesteps[:, None, None])
+            x = x + attention(x, context)
+        return self.leave(x)
+
+
+def generate_by_index(
+    unet: UNet,
+    x: torch.Tensor,
+    timesteps: torch.Tensor,
+    base: torch.Tensor,
+    injections: list[tuple[torch.Tensor, list[int]]],
+    strength: float = 1.0,
+) -> torch.Tensor:
+    """Line 4 for one prompt: K and V of both prompts layer by layer, K_p[i] and V_p[i] overwritten at each index i.
+
+    Args:
+        unet: The base model.
+        x: Noisy picture [1, positions, 4], with its timesteps [1].
+        base: Conditioning of the base prompt [tokens, width].
+        injections: For each concept the conditioning of its dummy prompt [tokens, width], and its indices.
+        strength: Blend of keys and values.
+    """
+    for enter, attention in zip(unet.enter, unet.attn2, strict=True):
+        x = torch.tanh(enter(x) + timesteps[:, None, None])
+        keys, values = base @ attention.to_k.weight.T, base @ attention.to_v.weight.T
+        for dummy, indices in injections:
+            dummy_keys, dummy_values = dummy @ attention.to_k.weight.T, dummy @ attention.to_v.weight.T
+            for i in indices:
+                keys[i] = keys[i] + strength * (dummy_keys[i] - keys[i])
+                values[i] = values[i] + strength * (dummy_values[i] - values[i])
+        x = x + attention.attend(x, keys[None], values[None])
+    return unet.leave(x)

@@ -1,0 +1,116 @@
+"""Class words in the prompt, and lists of them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from alignit.class_words import ClassWordError, ClassWords, format_class_words, remember, remembered
+from alignit.syntax import Mark, class_word_error, split, without_class_words
+
+
+@given(st.text(alphabet="<>=: ab,([|])\n", max_size=40))
+def test_the_parts_of_a_prompt_make_the_prompt(text: str) -> None:
+    assert "".join(part if isinstance(part, str) else part.text for part in split(text)) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "marks"),
+    [
+        ("a <my-cat=cat> in snow", [("my-cat", "cat")]),
+        ("<my-cat=golden retriever>,dog", [("my-cat", "golden retriever")]),
+        ("a < my-cat = cat >", [("my-cat", "cat")]),
+        ("(<my-cat=cat>:1.2) [<a=b>:c:0.5]", [("my-cat", "cat"), ("a", "b")]),
+        ("a <my-cat>", [("my-cat", None)]),
+        ("<<new1>=cat>", [("<new1>", "cat")]),
+        ("<my-cat=>", [("my-cat", "")]),
+        ("<lora:x:1> <hypernet:y> <delta:z:0.5>", []),
+        ("1 < 2 and a > b", [("2 and a", None)]),
+        ("no marks = none", []),
+        ("<<<===>>>", []),
+    ],
+)
+def test_marks(text: str, marks: list) -> None:
+    assert [(part.name, part.class_word) for part in split(text) if isinstance(part, Mark)] == marks
+
+
+def test_without_class_words_only_installed_concepts_change() -> None:
+    installed = {"my-cat": "my-cat"}.get
+    text = "a <my-cat=cat>, <other=dog>, <my-cat>, <lora:my-cat:1>"
+    assert without_class_words(text, installed) == "a my-cat, <other=dog>, <my-cat>, <lora:my-cat:1>"
+
+
+@pytest.mark.parametrize("word", ["cat", "golden retriever", "t-shirt", "d'oh", "Кот", "ANDROID"])
+def test_good_class_words(word: str) -> None:
+    assert class_word_error(word) is None
+
+
+@pytest.mark.parametrize(
+    "word", ["", "  ", "cat (animal)", "[cat]", "a|b", "cat:1.2", "x AND y", "BREAK", "<cat>", "a=b"]
+)
+def test_bad_class_words(word: str) -> None:
+    assert class_word_error(word)
+
+
+def test_list_of_class_words() -> None:
+    words = ClassWords("My-Cat = cat,\nmy dog=golden retriever, <new1>=toy\n, thing")
+    assert words.get("my-cat") == "cat"
+    assert words.get("MY DOG") == "golden retriever"
+    assert words.get("new1") == words.get("<new1>") == "toy"
+    assert words.get("anything else") == "thing"
+    assert ClassWords("").get("my-cat") is None
+
+
+@pytest.mark.parametrize("text", ["=cat", "my-cat=", "my-cat=(cat)", "cat, dog", "a=cat, A=dog", "a=BREAK"])
+def test_malformed_lists_are_refused_with_the_entry(text: str) -> None:
+    with pytest.raises(ClassWordError) as error:
+        ClassWords(text)
+    assert any(entry.strip() in str(error.value) for entry in text.replace("=", ",").split(",") if entry.strip())
+
+
+names = (
+    st.text(st.characters(categories=["Ll", "Nd"], include_characters="-_ "), min_size=1).map(str.strip).filter(bool)
+)
+
+
+@given(st.dictionaries(names, names, max_size=5))
+def test_a_written_list_is_read_back(words: dict[str, str]) -> None:
+    read = ClassWords(format_class_words(words))
+    assert {name: read.get(name) for name in words} == words
+
+
+def test_remembered_beside_the_file_and_the_users_notes_stay(tmp_path) -> None:
+    concept = tmp_path / "my-cat.pt"
+    sidecar = tmp_path / "my-cat.json"
+    sidecar.write_text(json.dumps({"description": "my cat", "notes": "fluffy"}), encoding="utf8")
+    assert remembered(concept) is None
+    remember(concept, " cat ")
+    assert remembered(concept) == "cat"
+    assert json.loads(sidecar.read_text(encoding="utf8")) == {
+        "description": "my cat",
+        "notes": "fluffy",
+        "class word": "cat",
+    }
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["my-cat.json"]
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '"cat"', '{"class word": 5}', '{"class word": "a|b"}', "[" * 100_000])
+def test_a_damaged_sidecar_is_named_and_never_overwritten(tmp_path, content: str) -> None:
+    sidecar = tmp_path / "my-cat.json"
+    sidecar.write_text(content, encoding="utf8")
+    with pytest.raises(ClassWordError, match=r"my-cat\.json"):
+        remembered(tmp_path / "my-cat.pt")
+    if not content.startswith("{") or content == "{":
+        with pytest.raises(ClassWordError, match=r"my-cat\.json"):
+            remember(tmp_path / "my-cat.pt", "cat")
+        assert sidecar.read_text(encoding="utf8") == content
+
+
+def test_remembering_a_bad_word_or_in_a_missing_folder_is_refused(tmp_path) -> None:
+    with pytest.raises(ClassWordError, match="empty"):
+        remember(tmp_path / "my-cat.pt", " ")
+    with pytest.raises(ClassWordError, match="cannot be written"):
+        remember(tmp_path / "missing" / "my-cat.pt", "cat")
