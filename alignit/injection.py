@@ -34,8 +34,9 @@ class Injector:
         """Concepts that the UNet ought to get."""
         self.seen: set[str] = set()
         """Concepts that it got."""
+        self.injected: list[Injected] = []
+        """The prompts whose injected rows to look for."""
         self._always_active = always_active
-        self._injected: list[Injected] = []
         self._unet: torch.nn.Module | None = None
         self._hook: torch.utils.hooks.RemovableHandle | None = None
 
@@ -44,10 +45,6 @@ class Injector:
 
     def __exit__(self, *_: object) -> None:
         self.release()
-
-    def add(self, injected: Injected) -> None:
-        """Make a prompt's injected rows known; they are kept for as long as the injector."""
-        self._injected.append(injected)
 
     def watch(self, unet: torch.nn.Module) -> None:
         """Watch this UNet, whose forward takes `context` [rows, tokens, width], and no other: call before each step.
@@ -83,7 +80,7 @@ class Injector:
         return (*args[:2], context, *args[3:]), kwargs
 
     def _look(self, context: torch.Tensor) -> None:
-        for injected in self._injected:
+        for injected in self.injected:
             rows = list(injected.rows)
             found = _equal_rows(context, injected.conditioning[rows]).any(0).any(0)
             self.seen.update(injected.rows[row] for row, hit in zip(rows, found.tolist(), strict=True) if hit)
@@ -91,7 +88,7 @@ class Injector:
     def _without_injected(self, context: torch.Tensor) -> torch.Tensor:
         restored = context.clone()
         best: dict[tuple[int, int], int] = {}
-        for injected in self._injected:
+        for injected in self.injected:
             rows = list(injected.rows)
             conditioning, base = injected.conditioning.to(context), injected.base.to(context)
             for batch, token, index in _equal_rows(context, conditioning[rows]).nonzero().tolist():

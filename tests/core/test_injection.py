@@ -45,7 +45,7 @@ def test_base_rows_come_back_in_any_batch(order, padding, positional, dtype) -> 
     prompts = {"a": prompt(1, {2: "cat", 3: "cat"}), "b": prompt(2, {7: "dog"}), "uncond": prompt(3, {})}
     injector, unet = Injector(always_active=False), Recorder()
     for item in prompts.values():
-        injector.add(item)
+        injector.injected.append(item)
     extra = torch.zeros(len(order), padding, 6)
     given_rows = torch.cat([torch.stack([prompts[name].conditioning for name in order]), extra], 1).to(dtype)
     base_rows = torch.cat([torch.stack([prompts[name].base for name in order]), extra], 1).to(dtype)
@@ -59,7 +59,7 @@ def test_base_rows_come_back_in_any_batch(order, padding, positional, dtype) -> 
 def test_rows_in_front_of_the_prompt_do_not_matter() -> None:
     item = prompt(1, {4: "cat"})
     injector, unet = Injector(always_active=False), Recorder()
-    injector.add(item)
+    injector.injected.append(item)
     injector.active = False
     marker = torch.ones(1, 6)
     with injector:
@@ -74,8 +74,8 @@ def test_prompts_that_share_an_injected_row_get_their_own_base_rows_back() -> No
     shared = torch.full((6,), 0.5)
     red, blue = prompt(1, {5: "cat"}, shared), prompt(2, {5: "cat"}, shared)
     injector, unet = Injector(always_active=False), Recorder()
-    injector.add(red)
-    injector.add(blue)
+    injector.injected.append(red)
+    injector.injected.append(blue)
     injector.active = False
     with injector:
         injector.watch(unet)
@@ -86,8 +86,8 @@ def test_prompts_that_share_an_injected_row_get_their_own_base_rows_back() -> No
 def test_concepts_are_seen_one_by_one_and_then_the_hook_goes() -> None:
     first, later = prompt(1, {2: "cat"}), prompt(2, {3: "dog"})
     injector, unet = Injector(always_active=True), Recorder()
-    injector.add(first)
-    injector.add(later)
+    injector.injected.append(first)
+    injector.injected.append(later)
     injector.expected = {"cat", "dog"}
     with injector:
         injector.watch(unet)
@@ -117,7 +117,7 @@ def test_the_hook_follows_a_changed_model_and_never_stays() -> None:
 
 def test_a_unet_without_context_is_left_alone() -> None:
     injector, unet = Injector(always_active=False), Recorder()
-    injector.add(prompt(1, {2: "cat"}))
+    injector.injected.append(prompt(1, {2: "cat"}))
     injector.active = False
     with injector:
         injector.watch(unet)

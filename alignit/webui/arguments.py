@@ -1,0 +1,125 @@
+"""What a user can set for a generation, declared once: for the panel, the API, the info text and pasting it back."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from alignit.class_words import ClassWordError, ClassWords
+
+
+class ArgumentsError(Exception):
+    """Arguments that cannot be used; the message says which and why.
+
+    The host's API makes its answer of the attributes ``status_code`` and ``detail`` of an exception.
+    """
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail)
+        self.status_code = 422
+        self.detail = detail
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """The arguments of a generation, in the order of the API's list; new ones are added at the end only.
+
+    Attributes:
+        enabled: Whether AlignIT does anything at all.
+        class_words: Class words by concept, ``my-cat=cat, my-dog=dog``; a word alone is for every other concept.
+        strength: Blend of keys and values: 0 is the class word's, 1 the paper's, above 1 extrapolates.
+        start: Fraction of the sampling steps before which nothing is injected.
+        end: Fraction of the sampling steps from which on nothing is injected.
+    """
+
+    enabled: bool = field(default=False, metadata={"label": "AlignIT"})
+    class_words: str = field(default="", metadata={"label": "Class words", "infotext": "AlignIT class words"})
+    strength: float = field(
+        default=1.0, metadata={"label": "Strength", "infotext": "AlignIT strength", "range": (0, 2)}
+    )
+    start: float = field(default=0.0, metadata={"label": "Start at", "infotext": "AlignIT start", "range": (0, 1)})
+    end: float = field(default=1.0, metadata={"label": "End at", "infotext": "AlignIT end", "range": (0, 1)})
+
+    @classmethod
+    def from_list(cls, values: Sequence[Any]) -> Arguments:
+        """Read arguments as the host passes them: by position, or one mapping by name, which the API alone can send.
+
+        Raises:
+            ArgumentsError: A value has the wrong type or range, or a name is unknown; the message says which and why.
+        """
+        names = [item.name for item in dataclasses.fields(cls)]
+        if values and isinstance(values[0], Mapping):
+            # The host fills the positions after the mapping with the defaults.
+            given = dict(values[0])
+        elif len(values) > len(names):
+            raise ArgumentsError(
+                f"AlignIT takes at most {len(names)} arguments ({', '.join(names)}), not {len(values)}"
+            )
+        else:
+            given = dict(zip(names, values, strict=False))
+        if given.get("enabled") is False:
+            return cls()  # what stands in a panel that is off is nobody's mistake
+        unknown = [str(name) for name in given if name not in names]
+        if unknown:
+            raise ArgumentsError(f"AlignIT has no argument '{unknown[0]}': there are {', '.join(names)}")
+        # The host passes None where a caller left something out.
+        arguments = cls(**{name: _checked(name, value) for name, value in given.items() if value is not None})
+        if arguments.start > arguments.end:
+            raise ArgumentsError(
+                f"AlignIT: start ({arguments.start:g}) must not be greater than end ({arguments.end:g})"
+            )
+        return arguments
+
+    @property
+    def always(self) -> bool:
+        """Whether concepts are injected at every step, as in the paper."""
+        return self.start <= 0 and self.end >= 1
+
+    def is_active(self, fraction: float) -> bool:
+        """Say whether concepts are injected at a step, given as the fraction of the sampling steps before it."""
+        return self.start <= fraction and (fraction < self.end or self.end >= 1)
+
+
+def infotext_key(name: str) -> str:
+    """Return the key under which an argument stands in a picture's info text."""
+    return str(_field(name).metadata["infotext"])
+
+
+def label(name: str) -> str:
+    """Return an argument's label in the panel."""
+    return str(_field(name).metadata["label"])
+
+
+def value_range(name: str) -> tuple[float, float]:
+    """Return the smallest and the largest value of a numeric argument."""
+    low, high = _field(name).metadata["range"]
+    return low, high
+
+
+def _field(name: str) -> dataclasses.Field[Any]:
+    return next(item for item in dataclasses.fields(Arguments) if item.name == name)
+
+
+def _checked(name: str, value: Any) -> Any:
+    default = _field(name).default
+    if isinstance(default, bool):
+        if not isinstance(value, bool):
+            raise ArgumentsError(f"AlignIT: {name} must be true or false, not {value!r}")
+        return value
+    if isinstance(default, str):
+        if not isinstance(value, str):
+            raise ArgumentsError(f"AlignIT: {name} must be text such as 'my-cat=cat', not {value!r}")
+        try:
+            ClassWords(value)
+        except ClassWordError as error:
+            raise ArgumentsError(f"AlignIT: {error}") from None
+        return value
+    low, high = value_range(name)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ArgumentsError(f"AlignIT: {name} must be a number from {low} to {high}, not {value!r}")
+    if not low <= value <= high:
+        raise ArgumentsError(f"AlignIT: {name} must be from {low} to {high}, not {value:g}")
+    return float(value)

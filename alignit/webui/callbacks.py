@@ -1,0 +1,14 @@
+"""What AlignIT registers with the host, each time that the host loads its scripts."""
+
+from __future__ import annotations
+
+from modules import script_callbacks
+
+from alignit.webui.script import on_cfg_denoiser
+from alignit.webui.settings import add_settings
+
+
+def register() -> None:
+    """Register the callbacks. The host clears all of them before it loads scripts again."""
+    script_callbacks.on_ui_settings(add_settings)
+    script_callbacks.on_cfg_denoiser(on_cfg_denoiser)

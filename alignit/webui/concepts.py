@@ -1,0 +1,149 @@
+"""From a name in a prompt to a concept with its class word, or to a note that says why there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from modules import shared
+
+from alignit.class_words import ClassWordError, ClassWords, remembered
+from alignit.syntax import Mark, class_word_error, split
+from alignit.webui.embeddings import (
+    embedding_in_tokens,
+    find_embedding,
+    is_for_another_model,
+    nearest_class_words,
+    unfit_embeddings_in,
+)
+from alignit.webui.encoders import Concept, text_encoders
+from alignit.webui.settings import use_suggestions
+
+CHUNK_LENGTH = 75  # tokens of text that the host puts into a chunk
+
+
+@dataclass(frozen=True)
+class Found:
+    """A concept of the prompt, and where its class word comes from.
+
+    Attributes:
+        concept: The concept, with its embedding.
+        source: ``prompt``, ``panel``, ``remembered`` or ``suggested``.
+    """
+
+    concept: Concept
+    source: str
+
+
+class Concepts:
+    """Resolves the concepts of one generation: the `Lookup` of its `Encoding`.
+
+    A class word in the prompt, ``<my-cat=cat>``, comes before one in the panel, that before one remembered with the
+    embedding, and that before a suggested one, which the settings have to allow.
+
+    Attributes:
+        found: The concepts in use, by name.
+        suggestions: For each concept that has none, the nearest nouns, nearest first.
+    """
+
+    def __init__(self, words: ClassWords, say: Callable[[str], None]) -> None:
+        """Take the panel's class words, and a function that tells the user what cannot be done."""
+        self.found: dict[str, Found] = {}
+        self.suggestions: dict[str, list[str]] = {}
+        self._panel = words
+        self._in_prompt: dict[str, str] = {}
+        self._resolved: dict[tuple[str, str | None], Concept | None] = {}
+        self._say = say
+
+    def read(self, text: str) -> None:
+        """Take the class words that a prompt text gives, for all mentions of their concepts in this generation."""
+        for part in split(text):
+            if isinstance(part, Mark) and part.class_word:
+                self._in_prompt.setdefault(part.name.lower(), part.class_word)
+        for name in unfit_embeddings_in(text):
+            self._say_unfit(name)
+
+    def mark(self, mark: Mark) -> Any | None:
+        """See `alignit.webui.encoders.Lookup`."""
+        embedding = find_embedding(mark.name)
+        if mark.class_word is None:
+            return None if embedding is None else self.embedding(embedding)
+        if embedding is not None:
+            return self._resolve(embedding, mark.class_word) or embedding
+        return self._without_embedding(mark)
+
+    def embedding(self, embedding: Any) -> Concept | None:
+        """See `alignit.webui.encoders.Lookup`."""
+        return self._resolve(embedding, self._in_prompt.get(embedding.name.strip("<>").lower()))
+
+    def _without_embedding(self, mark: Mark) -> Concept | None:
+        if is_for_another_model(mark.name):
+            self._say_unfit(mark.name)
+        else:
+            self._say(f"There is no embedding '{mark.name}' (written {mark.text}): check its name and folder.")
+        if not self._is_good(mark.name, mark.class_word or ""):
+            return None
+        self._say(f"'{mark.class_word}' alone stands for '{mark.name}' in the picture.")
+        return Concept(mark.name, mark.class_word or "", None)
+
+    def _resolve(self, embedding: Any, in_prompt: str | None) -> Concept | None:
+        key = embedding.name, in_prompt
+        if key not in self._resolved:
+            self._resolved[key] = self._resolve_anew(embedding, in_prompt)
+        return self._resolved[key]
+
+    def _resolve_anew(self, embedding: Any, in_prompt: str | None) -> Concept | None:
+        word, source = self._class_word(embedding, in_prompt)
+        if word is None or not self._is_good(embedding.name, word):
+            return None
+        if int(embedding.vectors) > CHUNK_LENGTH:
+            self._say(
+                f"'{embedding.name}' has {embedding.vectors} vectors, and a prompt chunk holds {CHUNK_LENGTH}: "
+                f"'{word}' alone stands for it in the picture."
+            )
+            return Concept(embedding.name, word, None)
+        concept = Concept(embedding.name, word, embedding)
+        self.found[embedding.name] = Found(concept, source)
+        return concept
+
+    def _class_word(self, embedding: Any, in_prompt: str | None) -> tuple[str | None, str]:
+        if in_prompt is not None:
+            return in_prompt, "prompt"
+        in_panel = self._panel.get(embedding.name)
+        if in_panel is not None:
+            return in_panel, "panel"
+        try:
+            kept = remembered(embedding.filename) if embedding.filename else None
+        except ClassWordError as error:
+            self._say(f"{error}.")
+            kept = None
+        if kept is not None:
+            return kept, "remembered"
+        nearest = nearest_class_words(shared.sd_model, embedding)
+        if use_suggestions() and nearest:
+            return nearest[0], "suggested"
+        self.suggestions[embedding.name] = nearest
+        self._say(
+            f"'{embedding.name}' has no class word, so it is used as a plain embedding. Write <{embedding.name}=cat> "
+            f"in the prompt, or set one in the panel. Nearest to it: {', '.join(nearest)}."
+        )
+        return None, ""
+
+    def _is_good(self, name: str, word: str) -> bool:
+        error = class_word_error(word)
+        if error is None:
+            tokens = text_encoders(shared.sd_model)[0].tokenize([word])[0]
+            itself = embedding_in_tokens(tokens)
+            if itself is not None:
+                error = f"contains the embedding '{itself.name}', and must be an ordinary word"
+            elif not tokens:
+                error = "has no letters that the text encoder knows"
+            elif len(tokens) > CHUNK_LENGTH:
+                error = f"has {len(tokens)} tokens, and a prompt chunk holds {CHUNK_LENGTH}"
+        if error:
+            self._say(f"The class word '{word}' of '{name}' {error}. Write one such as <{name}=cat>.")
+        return error is None
+
+    def _say_unfit(self, name: str) -> None:
+        self._say(f"The embedding '{name}' was made for another kind of model than the loaded one, and is not used.")

@@ -1,0 +1,296 @@
+"""The text encoders of the WebUI: finding concepts in its token chunks, and encoding base and dummy prompts.
+
+Every prompt line passes through `TextConditionalModel.forward` (the host's ``modules/sd_hijack_clip.py``) after styles,
+wildcards, ``AND``, prompt editing and extra networks are resolved. `Encoding` takes its place for the time in which
+the conditioning of a positive prompt is computed. It builds the base prompt's token chunks, lets the host's own loop
+encode them, and writes the rows of the dummy prompts into the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any, Protocol
+
+import torch
+from modules import shared
+
+from alignit.conditioning import Injected, splice
+from alignit.prompts import Chunk, Span, TargetChunk, base_chunk, span_length
+from alignit.syntax import Mark, split
+from alignit.webui.patches import replaced
+
+FILLER = "*"
+
+
+class UnsupportedEncoderError(Exception):
+    """The loaded model's text encoders cannot be used; the message says why, for the user."""
+
+
+@dataclass(frozen=True)
+class Concept:
+    """A concept as a prompt names it, resolved.
+
+    Attributes:
+        name: The embedding's name.
+        class_word: The class word's text.
+        embedding: The host's embedding, or None where the class word alone shall be used.
+    """
+
+    name: str
+    class_word: str
+    embedding: Any
+
+
+class Lookup(Protocol):
+    """How names in a prompt become concepts."""
+
+    def mark(self, mark: Mark) -> Any | None:
+        """Return the `Concept` of a mark in angle brackets; its plain embedding; or None: the mark is text."""
+
+    def embedding(self, embedding: Any) -> Concept | None:
+        """Return the concept of an embedding that the host found in the text; None: it stays a plain embedding."""
+
+
+def text_encoders(sd_model: Any) -> list[Any]:
+    """Return the model's text encoders, hijacked by the host, in the order in which it joins their outputs.
+
+    Raises:
+        UnsupportedEncoderError: The model has none that works on token chunks.
+    """
+    if getattr(sd_model, "is_sd3", False):
+        raise UnsupportedEncoderError("Stable Diffusion 3 has no cross-attention to inject keys and values into")
+    conditioner = getattr(sd_model, "conditioner", None)
+    candidates = conditioner.embedders if conditioner is not None else [sd_model.cond_stage_model]
+    encoders = [encoder for encoder in candidates if hasattr(encoder, "process_tokens")]
+    if not encoders:
+        raise UnsupportedEncoderError("this model's text encoder does not work on token chunks")
+    return encoders
+
+
+def find_concepts(sd_model: Any, lookup: Lookup, text: str) -> list[TargetChunk[Any]]:
+    """Cut a prompt text into chunks with the concepts found, and encode nothing.
+
+    Raises:
+        UnsupportedEncoderError: The model's text encoders cannot be used.
+    """
+    return _TargetView(text_encoders(sd_model)[0], lookup).target_chunks(text)[1]
+
+
+def token_table(encoder: Any) -> tuple[str, torch.Tensor]:
+    """Return an encoder's key in SDXL embeddings, ``clip_l`` or ``clip_g``, and its token embeddings [V, width]."""
+    for module in encoder.modules():
+        key = getattr(module, "textual_inversion_key", None)
+        if key is not None:
+            return key, module.wrapped.weight
+    raise UnsupportedEncoderError("this model's text encoder takes no embeddings")
+
+
+@dataclass(frozen=True)
+class _Placeholder:
+    """What the host's `tokenize_line` takes for an embedding, and records with its place in the chunk."""
+
+    concept: Concept
+    class_tokens: tuple[int, ...]
+
+    @property
+    def concept_vectors(self) -> int:
+        return int(self.concept.embedding.vectors) if self.concept.embedding is not None else 0
+
+    @property
+    def vectors(self) -> int:
+        return span_length(len(self.class_tokens), self.concept_vectors)
+
+
+class _TargetView:
+    """An encoder as its own `tokenize_line` sees it while the target prompt is cut into chunks.
+
+    The encoder itself is not touched: the host's function runs with this object as `self`.
+    """
+
+    def __init__(self, encoder: Any, lookup: Lookup) -> None:
+        self._encoder = encoder
+        self._lookup = lookup
+        self._marks: list[Any] = []
+        self.hijack = SimpleNamespace(embedding_db=self)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._encoder, name)
+
+    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+        """Tokenize as the host does, with one negative id for each mark that is a concept or an embedding.
+
+        A mark cut out before the tokenizer sees it cannot merge with its neighbours: in "a <sks>, dog" the
+        tokenizer makes one token of ``>,``.
+        """
+        return [self._tokenize_text(text) for text in texts]
+
+    def _tokenize_text(self, text: str) -> list[int]:
+        ids: list[int] = []
+        literal = ""
+        for part in split(text):
+            found = None if isinstance(part, str) else self._lookup.mark(part)
+            if found is None:
+                literal += part if isinstance(part, str) else part.text
+                continue
+            if literal:
+                ids += self._encoder.tokenize([literal])[0]
+                literal = ""
+            self._marks.append(found)
+            ids.append(-len(self._marks))
+        if literal or not ids:
+            ids += self._encoder.tokenize([literal])[0]
+        return ids
+
+    def find_embedding_at_position(self, tokens: list[int], position: int) -> tuple[Any, int | None]:
+        """Stand in for the host's embedding database, and give placeholders for concepts."""
+        if tokens[position] < 0:
+            found, length = self._marks[-tokens[position] - 1], 1
+        else:
+            database = self._encoder.hijack.embedding_db
+            found, length = database.find_embedding_at_position(tokens, position)
+            if found is None:
+                return None, None
+            found = self._lookup.embedding(found) or found
+        if isinstance(found, Concept):
+            found = _Placeholder(found, tuple(self._encoder.tokenize([found.class_word])[0]))
+        return found, length
+
+    def target_chunks(self, line: str) -> tuple[list[Any], list[TargetChunk[Any]], int]:
+        """Cut a prompt line into chunks: the host's own, ours with the concepts found, and the token count."""
+        chunks, token_count = type(self._encoder).tokenize_line(self, line)
+        return chunks, _target_chunks(chunks, self._encoder.id_end), token_count
+
+
+def _target_chunks(chunks: Sequence[Any], id_end: int) -> list[TargetChunk[Any]]:
+    text_stops = [_text_stop(chunk.tokens, id_end) for chunk in chunks]
+    spans: list[list[Span[Any]]] = [[] for _ in chunks]
+    embeddings: list[list[tuple[int, Any]]] = [[] for _ in chunks]
+    for index, chunk in enumerate(chunks):
+        for offset, embedding in chunk.fixes:
+            at, row = index, offset + 1
+            if not isinstance(embedding, _Placeholder):
+                embeddings[at].append((row, embedding))
+                continue
+            if row >= text_stops[at] and at + 1 < len(chunks):
+                # The host's comma backtrack moved the tokens to the next chunk, and left its note here.
+                row = row - text_stops[at] + 1
+                at += 1
+            concept = embedding.concept
+            spans[at].append(
+                Span(concept.name, row, embedding.class_tokens, embedding.concept_vectors, concept.embedding)
+            )
+    return [
+        TargetChunk(
+            Chunk(tuple(chunk.tokens), tuple(chunk.multipliers), tuple(embeddings[index])),
+            tuple(sorted(spans[index], key=lambda span: span.start)),
+            text_stops[index],
+        )
+        for index, chunk in enumerate(chunks)
+    ]
+
+
+def _text_stop(tokens: Sequence[int], id_end: int) -> int:
+    stop = len(tokens)
+    while stop > 1 and tokens[stop - 1] == id_end:
+        stop -= 1
+    return stop
+
+
+class Encoding:
+    """Computes the conditioning of positive prompts with concepts injected.
+
+    Attributes:
+        injected: What was injected by the last `run`, one entry for each prompt text that holds a concept.
+    """
+
+    def __init__(self, sd_model: Any, lookup: Lookup, strength: float) -> None:
+        """Prepare for a model.
+
+        Raises:
+            UnsupportedEncoderError: The model's text encoders cannot be used.
+        """
+        if getattr(shared.opts, "use_old_emphasis_implementation", False):
+            raise UnsupportedEncoderError(
+                "the setting 'Use old emphasis implementation' is on; turn it off for AlignIT"
+            )
+        self.injected: list[Injected] = []
+        self._encoders = text_encoders(sd_model)
+        self._lookup = lookup
+        self._strength = strength
+        self._outputs: list[tuple[torch.Tensor, list[dict[int, str]]]] = []
+
+    def run(self, get_learned_conditioning: Callable[[Any], Any], texts: Any) -> Any:
+        """Return what the host's `get_learned_conditioning` does for these texts, with the concepts injected.
+
+        Texts in which no concept is found are encoded by the host alone.
+        """
+        self.injected = []
+        self._outputs = []
+        with ExitStack() as patches:
+            for encoder in self._encoders:
+                patches.enter_context(replaced(encoder, "forward", self._forward(encoder, encoder.forward)))
+            conditioning = get_learned_conditioning(texts)
+        if self._outputs:
+            crossattn = conditioning["crossattn"] if isinstance(conditioning, dict) else conditioning
+            self._record(list(texts), crossattn)
+        return conditioning
+
+    def _forward(self, encoder: Any, original: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def forward(texts: Any) -> Any:
+            view = _TargetView(encoder, self._lookup)
+            lines = {line: view.target_chunks(line) for line in dict.fromkeys(texts)}
+            prompts = [lines[line][1] for line in texts]
+            if not any(target.spans for chunks in prompts for target in chunks):
+                return original(texts)
+            host_chunks = [_host_chunks(*lines[line][:2]) for line in texts]
+            token_count = max(count for _, _, count in lines.values())
+            with replaced(encoder, "process_texts", lambda _texts: (host_chunks, token_count)):
+                output = original(texts)
+            base = output[0] if isinstance(output, tuple) else output
+            spliced, rows = splice(
+                base, prompts, _filler(encoder), lambda chunk: _encode(encoder, chunk), self._strength
+            )
+            self._outputs.append((base, rows))
+            return (spliced, *output[1:]) if isinstance(output, tuple) else spliced
+
+        return forward
+
+    def _record(self, texts: list[str], crossattn: torch.Tensor) -> None:
+        # SDXL joins the rows of its two encoders, and so do we; both find the same concepts in the same rows.
+        base = torch.cat([output for output, _ in self._outputs], dim=-1)
+        all_rows = self._outputs[0][1]
+        if base.shape != crossattn.shape or any(rows != all_rows for _, rows in self._outputs):
+            raise UnsupportedEncoderError("this model's text encoders do not agree on where the concepts stand")
+        for index, rows in enumerate(all_rows):
+            if rows and texts[index] not in texts[:index]:
+                self.injected.append(Injected(crossattn[index], base[index].to(crossattn), rows))
+
+
+def _filler(encoder: Any) -> int:
+    ids = encoder.tokenize([FILLER])[0]
+    if len(ids) != 1:
+        raise UnsupportedEncoderError(f"this model's text encoder has no single token for '{FILLER}'")
+    return int(ids[0])
+
+
+def _host_chunks(chunks: Sequence[Any], targets: Sequence[TargetChunk[Any]]) -> list[Any]:
+    """Write the base prompt into the host's chunks, which are this call's own."""
+    for chunk, target in zip(chunks, targets, strict=True):
+        chunk.tokens = list(base_chunk(target).tokens)
+        chunk.fixes = [fix for fix in chunk.fixes if not isinstance(fix[1], _Placeholder)]
+    return list(chunks)
+
+
+def _encode(encoder: Any, chunk: Chunk[Any]) -> torch.Tensor:
+    """Encode a dummy prompt's chunk, [77, width], as the host would encode that prompt on its own."""
+    hijack = encoder.hijack
+    hijack.fixes = [[(row - 1, embedding) for row, embedding in chunk.embeddings]]
+    try:
+        rows: torch.Tensor = encoder.process_tokens([list(chunk.tokens)], [list(chunk.multipliers)])[0]
+    finally:
+        # A global of the host: left set, the next text would get these vectors.
+        hijack.fixes = None
+    return rows

@@ -1,0 +1,28 @@
+"""What AlignIT tells the user about a generation, in words that name the cause and the mend."""
+
+from __future__ import annotations
+
+from typing import Any
+
+INFOTEXT_KEY = "AlignIT note"
+
+
+class Notes:
+    """The notes of one generation, each said once: under the picture, and in the info that the API returns."""
+
+    def __init__(self, p: Any) -> None:
+        """Write to the host's processing object `p`."""
+        self._p = p
+        self._said: list[str] = []
+
+    def say(self, note: str) -> None:
+        """Add a note."""
+        if note not in self._said:
+            self._said.append(note)
+            self._p.comment(f"AlignIT: {note}")
+            # Comments never reach the API's answer; generation parameters do, through its "info".
+            self._p.extra_generation_params[INFOTEXT_KEY] = " ".join(self._said)
+
+    def __bool__(self) -> bool:
+        """Whether anything was said."""
+        return bool(self._said)

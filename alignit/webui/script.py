@@ -1,0 +1,95 @@
+"""The always-on script: what the host calls, and when."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from modules import scripts
+
+from alignit.syntax import without_class_words
+from alignit.webui.arguments import Arguments, ArgumentsError
+from alignit.webui.embeddings import find_embedding_name
+from alignit.webui.job import Job
+from alignit.webui.notes import Notes
+from alignit.webui.panel import Panel
+
+
+class AlignITScript(scripts.Script):  # type: ignore[misc]
+    """AlignIT in txt2img and img2img."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._prompt: Any = None
+
+    def title(self) -> str:
+        """Name the script; API callers use it, so it never changes."""
+        return "AlignIT"
+
+    def show(self, is_img2img: bool) -> Any:  # noqa: ARG002
+        """Show the panel in both tabs."""
+        return scripts.AlwaysVisible
+
+    def after_component(self, component: Any, **kwargs: Any) -> None:
+        """Find the tab's prompt box, which the panel reads."""
+        if kwargs.get("elem_id") == f"{self.tabname}_prompt":
+            self._prompt = component
+
+    def ui(self, is_img2img: bool) -> list[Any]:  # noqa: ARG002
+        """Build the panel; its components are the arguments of the methods below."""
+        panel = Panel(self.elem_id, self._prompt)
+        self.infotext_fields = panel.paste_fields
+        self.paste_field_names = [label for _, label in panel.paste_fields if isinstance(label, str)]
+        return panel.components
+
+    def before_process(self, p: Any, *args: Any) -> None:
+        """Undo what an earlier generation set up on the same object, and refuse arguments that cannot be used."""
+        Job.end(p)
+        Job.clear_info(p)
+        try:
+            Arguments.from_list(args)
+        except ArgumentsError as error:
+            if getattr(p, "is_api", False):
+                _refuse(p, error)
+
+    def process(self, p: Any, *args: Any) -> None:
+        """Set the generation up: the model is loaded, styles are merged and embeddings are up to date."""
+        Job.end(p)
+        try:
+            arguments = Arguments.from_list(args)
+        except ArgumentsError as error:
+            Notes(p).say(f"{error} This picture is made without AlignIT.")
+            return
+        if arguments.enabled:
+            Job(p, arguments)
+
+    def process_batch(self, p: Any, *_args: Any, **_kwargs: Any) -> None:
+        """Give the host plain embeddings for class words in the prompts that AlignIT leaves to it."""
+        names = ["negative_prompts", "hr_negative_prompts"]
+        if Job.of(p) is None:
+            names += ["prompts", "hr_prompts"]
+        for name in names:
+            prompts = getattr(p, name, None)
+            if prompts:
+                setattr(p, name, [without_class_words(prompt, find_embedding_name) for prompt in prompts])
+
+    def process_before_every_sampling(self, p: Any, *_args: Any, **_kwargs: Any) -> None:
+        """Tell the job that a sampling pass begins."""
+        job = Job.of(p)
+        if job is not None:
+            job.begin_pass()
+
+
+def on_cfg_denoiser(params: Any) -> None:
+    """Tell the job that a sampling step begins."""
+    job = Job.of(getattr(params.denoiser, "p", None))
+    if job is not None:
+        job.before_step(params.denoiser)
+
+
+def _refuse(p: Any, error: ArgumentsError) -> None:
+    def refused(*_args: Any, **_kwargs: Any) -> None:
+        raise error
+
+    # What a script raises is swallowed by the host. A method that it calls next, on this object, is the one place
+    # from which an error reaches the caller of the API.
+    p.fill_fields_from_opts = refused
