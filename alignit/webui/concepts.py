@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +15,9 @@ from alignit.webui.embeddings import (
     embedding_in_tokens,
     find_embedding,
     is_for_another_model,
+    name_pattern,
     nearest_class_words,
-    unfit_embeddings_in,
+    passed_over_in,
 )
 from alignit.webui.encoders import Concept, text_encoders
 from alignit.webui.settings import use_suggestions
@@ -61,8 +63,21 @@ class Concepts:
         for part in split(text):
             if isinstance(part, Mark) and part.class_word:
                 self._in_prompt.setdefault(part.name.lower(), part.class_word)
-        for name in unfit_embeddings_in(text):
-            self._say_unfit(name)
+        for name in passed_over_in(text):
+            if is_for_another_model(name):
+                self._say_unfit(name)
+
+    def split(self, text: str) -> Iterator[str | Mark]:
+        """See `alignit.webui.encoders.Lookup`."""
+        for part in split(text):
+            names = [] if isinstance(part, Mark) else [name for name in passed_over_in(part) if find_embedding(name)]
+            if isinstance(part, Mark) or not names:
+                yield part
+                continue
+            pattern = "|".join(name_pattern(name).pattern for name in sorted(names, key=len, reverse=True))
+            for index, piece in enumerate(re.split(f"({pattern})", part, flags=re.IGNORECASE)):
+                if piece:
+                    yield Mark(piece, None, piece) if index % 2 else piece
 
     def mark(self, mark: Mark) -> Any | None:
         """See `alignit.webui.encoders.Lookup`."""

@@ -1,4 +1,8 @@
-"""The embeddings that the WebUI has loaded, by name."""
+"""The embeddings that the WebUI has loaded, by name.
+
+The host lists those that fit the loaded model, and passes over the rest. It passes over SDXL's embeddings for SDXL's
+refiner, though they hold what the refiner's text encoder takes; these are found here all the same.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +11,25 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from modules import sd_hijack
+from modules import sd_hijack, shared
 
 from alignit.suggestions import suggest_class_words
 from alignit.webui.encoders import text_encoders, token_table
 
 
 def find_embedding(name: str) -> Any | None:
-    """Return the embedding of this name for the loaded model, or None.
+    """Return the embedding of this name that fits the loaded model, or None.
 
     Names are compared without regard to case, as the host compares them in a prompt; ``my-cat`` also finds an
     embedding whose own name is in angle brackets, as the paper and diffusers write it.
     """
-    return _by_name(sd_hijack.model_hijack.embedding_db.word_embeddings, name)
+    database = sd_hijack.model_hijack.embedding_db
+    found = _by_name(database.word_embeddings, name)
+    if found is None:
+        found = _by_name(database.skipped_embeddings, name)
+        if found is not None and not _fits(found):
+            found = None
+    return found
 
 
 def find_embedding_name(name: str) -> str | None:
@@ -30,13 +40,19 @@ def find_embedding_name(name: str) -> str | None:
 
 def is_for_another_model(name: str) -> bool:
     """Say whether an embedding of this name is installed, but does not fit the loaded model."""
-    return _by_name(sd_hijack.model_hijack.embedding_db.skipped_embeddings, name) is not None
+    skipped = _by_name(sd_hijack.model_hijack.embedding_db.skipped_embeddings, name)
+    return skipped is not None and not _fits(skipped)
 
 
-def unfit_embeddings_in(text: str) -> list[str]:
-    """Return the names in a prompt of embeddings that are installed, but do not fit the loaded model."""
+def passed_over_in(text: str) -> list[str]:
+    """Return the names in a text, as installed, of embeddings that the host passes over for the loaded model."""
     skipped = sd_hijack.model_hijack.embedding_db.skipped_embeddings
-    return [name for name in skipped if re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", text, re.IGNORECASE)]
+    return [name for name in skipped if name_pattern(name).search(text)]
+
+
+def name_pattern(name: str) -> re.Pattern[str]:
+    """Return a pattern that finds a name in a prompt where it stands alone."""
+    return re.compile(rf"(?<![\w-]){re.escape(name)}(?![\w-])", re.IGNORECASE)
 
 
 def embedding_in_tokens(tokens: list[int]) -> Any | None:
@@ -53,6 +69,15 @@ def nearest_class_words(sd_model: Any, embedding: Any) -> list[str]:
     vec = embedding.vec
     vectors = vec if isinstance(vec, Mapping) else dict.fromkeys(tables, vec)
     return suggest_class_words(vectors, tables, encoders[0].tokenize)
+
+
+def _fits(embedding: Any) -> bool:
+    if not isinstance(embedding.vec, Mapping):
+        return False
+    tables = dict(token_table(encoder) for encoder in text_encoders(shared.sd_model))
+    return all(
+        key in embedding.vec and embedding.vec[key].shape[-1] == table.shape[-1] for key, table in tables.items()
+    )
 
 
 def _by_name(embeddings: Mapping[str, Any], name: str) -> Any | None:

@@ -8,7 +8,7 @@ encode them, and writes the rows of the dummy prompts into the result.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -19,7 +19,7 @@ from modules import shared
 
 from alignit.conditioning import Injected, splice
 from alignit.prompts import Chunk, Span, TargetChunk, base_chunk, span_length
-from alignit.syntax import Mark, split
+from alignit.syntax import Mark
 from alignit.webui.patches import replaced
 
 FILLER = "*"
@@ -46,6 +46,9 @@ class Concept:
 
 class Lookup(Protocol):
     """How names in a prompt become concepts."""
+
+    def split(self, text: str) -> Iterator[str | Mark]:
+        """Yield the parts of a text in order: plain text, and marks in angle brackets or names that count as such."""
 
     def mark(self, mark: Mark) -> Any | None:
         """Return the `Concept` of a mark in angle brackets; its plain embedding; or None: the mark is text."""
@@ -130,7 +133,7 @@ class _TargetView:
     def _tokenize_text(self, text: str) -> list[int]:
         ids: list[int] = []
         literal = ""
-        for part in split(text):
+        for part in self._lookup.split(text):
             found = None if isinstance(part, str) else self._lookup.mark(part)
             if found is None:
                 literal += part if isinstance(part, str) else part.text
