@@ -1,0 +1,332 @@
+"""Start a real WebUI with small random checkpoints, talk to it, stop it.
+
+    with WebUI(find_webui()) as webui:
+        picture = webui.txt2img("a photo of my-cat on the moon")[0]
+        picture.pixels, picture.infotext
+
+The WebUI's own directory is only read. Each server gets a data directory of its own, with config, embeddings,
+extensions and models in it. Checkpoints are built once per machine, by make_checkpoints.py, into a folder that all
+servers share.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import requests
+from PIL import Image
+
+HERE = Path(__file__).parent
+ALIGNIT = HERE.parents[1]
+PROBE = HERE / "probe"
+GENERATOR = HERE / "make_checkpoints.py"
+
+OPTIONS = {
+    "sd_model_checkpoint": "tiny-sd1.safetensors",
+    "auto_launch_browser": "Disable",
+    "show_progressbar": False,
+    "live_previews_enable": False,
+    "samples_save": False,
+    "grid_save": False,
+    "hide_ldm_prints": True,
+    "disable_weights_auto_swap": True,
+}
+FLAGS = [
+    "--skip-prepare-environment",
+    "--skip-torch-cuda-test",
+    "--skip-version-check",
+    "--no-download-sd-model",
+    "--use-cpu=all",
+    "--no-half",
+    "--disable-console-progressbars",
+    "--api",
+]
+
+
+def webui_directory() -> Path:
+    return Path(os.environ.get("WEBUI_DIR") or "~/stable-diffusion-webui").expanduser()
+
+
+def find_webui() -> Path | None:
+    """The WebUI to test in: $WEBUI_DIR, else ~/stable-diffusion-webui; None where there is none ready to run."""
+    directory = webui_directory()
+    return directory if (directory / "launch.py").is_file() and webui_python(directory).exists() else None
+
+
+def webui_python(directory: Path) -> Path:
+    return directory / "venv" / "bin" / "python"
+
+
+def checkpoints_for(directory: Path) -> Path:
+    """The folder with checkpoints, embeddings and CLIP's tokenizer, made on first use and when its maker changes."""
+    key = hashlib.sha256(GENERATOR.read_bytes()).hexdigest()[:16]
+    root = Path(os.environ.get("ALIGNIT_TEST_CACHE") or Path(tempfile.gettempdir()) / f"alignit-tests-{os.getuid()}")
+    folder = root / key
+    if not folder.exists():
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=root) as building:
+            command = [webui_python(directory), GENERATOR, directory, building]
+            made = subprocess.run(command, check=False, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+            if made.returncode:
+                raise RuntimeError(f"make_checkpoints.py failed:\n{made.stdout}")
+            done = Path(building) / "done"
+            done.mkdir()
+            for item in list(Path(building).iterdir()):
+                if item != done:
+                    item.rename(done / item.name)
+            with contextlib.suppress(OSError):  # another run was faster
+                done.rename(folder)
+    return folder
+
+
+@dataclass
+class Picture:
+    """One picture that came back, with the text under it."""
+
+    png: bytes = field(repr=False)
+    infotext: str
+
+    @property
+    def image(self) -> Image.Image:
+        return Image.open(io.BytesIO(self.png))
+
+    @property
+    def pixels(self) -> np.ndarray:
+        return np.asarray(self.image.convert("RGB"))
+
+    @property
+    def png_info(self) -> str:
+        """The text stored in the file."""
+        return str(self.image.info.get("parameters", ""))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Picture) and np.array_equal(self.pixels, other.pixels)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def difference(self, other: Picture) -> float:
+        """Mean absolute difference of the pixels, from 0 to 255."""
+        return float(np.abs(self.pixels.astype(float) - other.pixels.astype(float)).mean())
+
+
+class Pictures(list[Picture]):
+    """The pictures of one generation, and what the API said about it."""
+
+    info: dict[str, Any]
+    seconds: float
+
+
+class WebUI:
+    """A running server. Use it in a with statement, or call start and stop."""
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        alignit: Path | None = ALIGNIT,
+        probe: bool = True,
+        page: bool = False,
+        flags: tuple[str, ...] = (),
+        config: dict[str, Any] | None = None,
+        extensions: tuple[Path, ...] = (),
+    ) -> None:
+        """alignit: the checkout to link in, or None. page: serve the web page too, not the API alone."""
+        self.directory = directory
+        self.flags = [*FLAGS, *flags] + ([] if page else ["--nowebui"])
+        self.cache = checkpoints_for(directory)
+        self.root = Path(tempfile.mkdtemp(prefix="alignit-webui-"))
+        self.data = self.root / "data"
+        self.embeddings = self.data / "embeddings"
+        self.loras = self.data / "models" / "Lora"
+        self.hypernetworks = self.data / "models" / "hypernetworks"
+        self.log_file = self.root / "log.txt"
+        self.process: subprocess.Popen[bytes] | None = None
+        self.startup_seconds = 0.0
+        self.url = ""
+        self.options_at_start: dict[str, Any] = {}
+        for folder in (self.loras, self.hypernetworks, self.data / "extensions"):
+            folder.mkdir(parents=True)
+        shutil.copytree(self.cache / "embeddings", self.embeddings)
+        (self.root / "openai").symlink_to(self.cache / "openai")
+        (self.data / "config.json").write_text(json.dumps(OPTIONS | (config or {})))
+        for source in [*([alignit] if alignit else []), *([PROBE] if probe else []), *extensions]:
+            name = "AlignIT" if source == alignit else source.name
+            (self.data / "extensions" / name).symlink_to(source.resolve(), target_is_directory=True)
+
+    def __enter__(self) -> WebUI:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self, timeout: float = 180) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}"
+        command = [webui_python(self.directory), self.directory / "launch.py", *self.flags, f"--port={port}"]
+        command += [f"--data-dir={self.data}", f"--ckpt-dir={self.cache / 'checkpoints'}"]
+        command += [f"--embeddings-dir={self.embeddings}"]
+        environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "COMMANDLINE_ARGS")}
+        environment |= {
+            # With more threads than free cores, OpenMP spins: 14 s for a picture of 0.1 s.
+            "OMP_NUM_THREADS": "1",
+            "MKL_NUM_THREADS": "1",
+            "HF_HUB_OFFLINE": "1",
+            "TRANSFORMERS_OFFLINE": "1",
+            "GRADIO_ANALYTICS_ENABLED": "False",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "ALIGNIT_TEST_OPEN_CLIP": str(self.cache / "open_clip"),
+        }
+        begin = time.monotonic()
+        with self.log_file.open("wb") as log:
+            self.process = subprocess.Popen(
+                [str(word) for word in command],
+                cwd=self.root,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        while not self._answers():
+            if self.process.poll() is not None or time.monotonic() - begin > timeout:
+                log_text = self.log
+                self.stop()
+                raise RuntimeError(f"the WebUI did not start; its log:\n{log_text[-6000:]}")
+            time.sleep(0.1)
+        self.startup_seconds = time.monotonic() - begin
+        self.options_at_start = self.options()
+
+    def _answers(self) -> bool:
+        try:
+            # Once the model is there, so that the first test does not wait for it.
+            return requests.get(f"{self.url}/sdapi/v1/options", timeout=20).ok and "Model loaded in" in self.log
+        except requests.RequestException:
+            return False
+
+    def stop(self) -> None:
+        """End the server and remove its folder."""
+        if self.process is not None:
+            for sent in (signal.SIGTERM, signal.SIGKILL):
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(self.process.pid, sent)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self.process.wait(8)
+                    break
+            self.process = None
+        shutil.rmtree(self.root, ignore_errors=True)
+
+    # Talking to it
+
+    @property
+    def log(self) -> str:
+        """Everything the server has printed so far."""
+        return self.log_file.read_text(errors="replace") if self.log_file.exists() else ""
+
+    @property
+    def version(self) -> str:
+        """The host's version, of its CHANGELOG."""
+        return re.search(r"^## ([\d.]+)", (self.directory / "CHANGELOG.md").read_text(), re.M)[1]  # type: ignore[index]
+
+    def get(self, path: str, **query: Any) -> Any:
+        return self._json(requests.get(self.url + path, params=query, timeout=600))
+
+    def post(self, path: str, payload: dict[str, Any] | None = None) -> Any:
+        return self._json(requests.post(self.url + path, json=payload or {}, timeout=600))
+
+    @staticmethod
+    def _json(response: requests.Response) -> Any:
+        if not response.ok:
+            raise requests.HTTPError(f"{response.status_code}: {response.text[:3000]}", response=response)
+        return response.json()
+
+    def txt2img(self, prompt: str = "", **payload: Any) -> Pictures:
+        """Generate, small and quick where the payload says nothing else.
+
+        alignit: the arguments of AlignIT's script, a list; reference: those of the probe's, an object.
+        """
+        return self._generate("/sdapi/v1/txt2img", prompt=prompt, **payload)
+
+    def img2img(self, prompt: str = "", *, init: Picture, mask: np.ndarray | None = None, **payload: Any) -> Pictures:
+        images = {"init_images": [base64.b64encode(init.png).decode()]}
+        if mask is not None:
+            png = io.BytesIO()
+            Image.fromarray(mask).save(png, "png")
+            images["mask"] = base64.b64encode(png.getvalue()).decode()  # type: ignore[assignment]
+        return self._generate("/sdapi/v1/img2img", prompt=prompt, **images, **payload)
+
+    def _generate(
+        self,
+        path: str,
+        *,
+        alignit: list[Any] | None = None,
+        reference: dict[str, Any] | None = None,
+        alwayson_scripts: dict[str, Any] | None = None,
+        **payload: Any,
+    ) -> Pictures:
+        scripts = dict(alwayson_scripts or {})
+        if alignit is not None:
+            scripts["AlignIT"] = {"args": alignit}
+        if reference is not None:
+            scripts["Reference"] = {"args": [reference]}
+        small = {"width": 64, "height": 64, "steps": 4, "seed": 1, "sampler_name": "Euler", "scheduler": "Automatic"}
+        begin = time.monotonic()
+        answer = self.post(path, {**small, **payload, "alwayson_scripts": scripts})
+        info = json.loads(answer["info"])
+        texts = info["infotexts"] + [""] * len(answer["images"])
+        pictures = Pictures(
+            Picture(base64.b64decode(data), text) for data, text in zip(answer["images"], texts, strict=False)
+        )
+        pictures.info = info
+        pictures.seconds = time.monotonic() - begin
+        return pictures
+
+    def options(self, **changes: Any) -> dict[str, Any]:
+        """Change settings as the Settings page does (callbacks run), and return all of them."""
+        if changes:
+            self.post("/sdapi/v1/options", changes)
+        return self.get("/sdapi/v1/options")  # type: ignore[no-any-return]
+
+    def restore_options(self) -> None:
+        """Set everything back to what it was after the start."""
+        now = self.options()
+        changed = {key: value for key, value in self.options_at_start.items() if now.get(key) != value}
+        changed.pop("sd_checkpoint_hash", None)  # follows the checkpoint
+        if changed:
+            self.post("/sdapi/v1/options", changed)
+
+    def load(self, checkpoint: str) -> None:
+        """Make NAME.safetensors the current model."""
+        self.options(sd_model_checkpoint=f"{checkpoint}.safetensors")
+
+    def state(self, **query: Any) -> dict[str, Any]:
+        """What an extension could have left behind: see probe/scripts/probe.py."""
+        return self.get("/probe/state", **query)  # type: ignore[no-any-return]
+
+    def counts(self) -> dict[str, int]:
+        """Text-encoder passes and UNet calls of the last generation that had "count" in its reference."""
+        return self.get("/probe/counts")  # type: ignore[no-any-return]
+
+    def exceptions(self, clear: bool = False) -> list[dict[str, Any]]:
+        """The last exceptions that the host recorded (five at most, newest first)."""
+        found = self.get("/probe/exceptions", clear=clear)
+        # It also records that a checkout has no remote named origin.
+        return [error for error in found if "do_read_info_from_repo" not in str(error["traceback"])]
