@@ -2,7 +2,7 @@
 
     WEBUI/venv/bin/python make_checkpoints.py WEBUI_DIR OUTPUT_DIR
 
-The models have the layout and layer names of SD 1, SD 2, SDXL and the SDXL refiner, with small widths. Nothing in
+The models have the blocks and layer names of SD 1, SD 2, SDXL and the SDXL refiner, with small widths. Nothing in
 them is trained, so a picture means nothing; but every part does its work: what Stable Diffusion initialises to zero is
 random here, and the last layers are scaled so that one changed word visibly changes the picture.
 
@@ -69,7 +69,7 @@ VAE = {
 def unet_params(context: int, **more: Any) -> dict[str, Any]:
     return {
         "in_channels": 4, "out_channels": 4, "model_channels": 32, "attention_resolutions": [4, 2, 1],
-        "num_res_blocks": 1, "channel_mult": [1, 2, 2], "num_heads": 4, "use_spatial_transformer": True,
+        "num_res_blocks": 2, "channel_mult": [1, 2, 2, 2], "num_heads": 4, "use_spatial_transformer": True,
         "transformer_depth": 1, "context_dim": context, "use_checkpoint": False, "legacy": False, **more,
     }  # fmt: skip
 
@@ -130,7 +130,9 @@ def sgm_config(refiner: bool = False) -> dict[str, Any]:
     sizes = ["original_size_as_tuple", "crop_coords_top_left", "aesthetic_score" if refiner else "target_size_as_tuple"]
     encoders = [SDXL_G_ENCODER] if refiner else [SDXL_L_ENCODER, SDXL_G_ENCODER]
     numbers = 5 if refiner else 6
-    depth = {"context_dim": G_WIDTH, "transformer_depth": 1} if refiner else {"transformer_depth": [1, 1, 2]}
+    depth = {"channel_mult": [1, 2, 2], "transformer_depth": [1, 1, 2]}
+    if refiner:
+        depth = {"context_dim": G_WIDTH}
     sgm = "sgm.modules.diffusionmodules"
     return {
         "model": {
@@ -340,12 +342,58 @@ def make_embeddings(folder: Path) -> None:
         save_file(both, folder / f"{name}.safetensors")
 
 
+def make_lora(path: Path) -> None:
+    """For SD 1, with the names of kohya's trainer: all projections of attn2 and of the text encoder's attention."""
+    generator = torch.Generator().manual_seed(7)
+    blocks = [("down_blocks_0", 2, 32), ("down_blocks_1", 2, 64), ("down_blocks_2", 2, 64), ("up_blocks_1", 3, 64)]
+    blocks += [("up_blocks_2", 3, 64), ("up_blocks_3", 3, 32), ("mid_block", 1, 64)]
+    shapes = {}
+    for block, count, width in blocks:
+        for i in range(count):
+            attention = f"lora_unet_{block}_attentions_{i}_transformer_blocks_0_attn2"
+            shapes[f"{attention}_to_q"] = shapes[f"{attention}_to_out_0"] = (width, width)
+            shapes[f"{attention}_to_k"] = shapes[f"{attention}_to_v"] = (width, L_WIDTH)
+    for layer in range(L_TEXT["num_hidden_layers"]):
+        for part in ("q_proj", "k_proj", "v_proj", "out_proj"):
+            shapes[f"lora_te_text_model_encoder_layers_{layer}_self_attn_{part}"] = (L_WIDTH, L_WIDTH)
+    state = {}
+    for name, (out, into) in shapes.items():
+        state[f"{name}.lora_down.weight"] = torch.randn(4, into, generator=generator) / math.sqrt(into)
+        state[f"{name}.lora_up.weight"] = torch.randn(out, 4, generator=generator) / math.sqrt(into)
+        state[f"{name}.alpha"] = torch.tensor(2.0)
+    save_file(state, path)
+
+
+def make_hypernetwork(path: Path) -> None:
+    """For SD 1, as Hypernetwork.save of the WebUI writes it: a change of the context for keys and one for values."""
+    generator = torch.Generator().manual_seed(8)
+
+    def layers() -> dict[str, torch.Tensor]:
+        into = 0.3 * torch.randn(2 * L_WIDTH, L_WIDTH, generator=generator) / math.sqrt(L_WIDTH)
+        out = torch.randn(L_WIDTH, 2 * L_WIDTH, generator=generator) / math.sqrt(2 * L_WIDTH)
+        return {
+            "linear.0.weight": into,
+            "linear.0.bias": torch.zeros(2 * L_WIDTH),
+            "linear.1.weight": out,
+            "linear.1.bias": torch.zeros(L_WIDTH),
+        }
+
+    data = {L_WIDTH: (layers(), layers()), "step": 100, "name": path.stem, "layer_structure": [1, 2, 1]}
+    data |= {"activation_func": "linear", "is_layer_norm": False, "weight_initialization": "Normal"}
+    data |= {"sd_checkpoint": None, "sd_checkpoint_name": None, "activate_output": False, "use_dropout": False}
+    torch.save(data | {"dropout_structure": [0, 0, 0], "last_layer_dropout": False, "optional_info": None}, path)
+
+
 def main(webui: Path, output: Path) -> None:
     for repository in ("stable-diffusion-stability-ai", "generative-models"):
         sys.path.insert(0, str(webui / "repositories" / repository))
     torch.set_num_threads(2)
     make_clip_folder(output / CLIP_L)
     make_embeddings(output / "embeddings")
+    for folder in ("Lora", "hypernetworks"):
+        (output / folder).mkdir()
+    make_lora(output / "Lora" / "tiny-lora.safetensors")
+    make_hypernetwork(output / "hypernetworks" / "tiny-hyper.pt")
     for name, config in OPEN_CLIP_ARCHS.items():
         (output / "open_clip").mkdir(exist_ok=True)
         (output / "open_clip" / f"{name}.json").write_text(json.dumps(config))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import requests
 
-from tests.host.webui import Picture, WebUI
+from tests.host.webui import OPTIMIZATIONS, Picture, WebUI
 
 PROMPT = "a photo of a cat on the moon"  # cat is token 5
 DUMMY = "* * * * {} * * *"
@@ -133,6 +134,38 @@ def test_inpainting_checkpoint_and_sdxl_refiner(plain_host: WebUI) -> None:
     plain_host.load("tiny-sdxl")
     refined = one(plain_host.txt2img(PROMPT, refiner_checkpoint="tiny-sdxl-refiner", refiner_switch_at=0.5))
     assert refined.difference(one(plain_host.txt2img(PROMPT))) > FAR
+
+
+@pytest.mark.parametrize("optimization", OPTIMIZATIONS)
+def test_reference_works_under_every_attention_optimization(plain_host: WebUI, optimization: str) -> None:
+    plain_host.options(cross_attention_optimization=optimization)
+    assert (plain_host.state()["optimization"] or "None") == optimization.split(" - ", maxsplit=1)[0]
+    plain = one(plain_host.txt2img(PROMPT))
+    injected = one(plain_host.txt2img(PROMPT, reference=inject("my-cat")))
+    assert injected.difference(plain) > FAR
+    assert injected == one(plain_host.txt2img(PROMPT, reference=inject("my-cat", at="conditioning")))
+
+
+@pytest.mark.parametrize("network", ["<lora:tiny-lora:1>", "<hypernet:tiny-hyper:1>"])
+def test_reference_uses_the_networks_of_the_prompt(plain_host: WebUI, network: str) -> None:
+    prompt = PROMPT + network
+    plain = one(plain_host.txt2img(prompt))
+    assert plain.difference(one(plain_host.txt2img(PROMPT))) > FAR
+    injected = one(plain_host.txt2img(prompt, reference=inject("my-cat")))
+    assert injected.difference(plain) > FAR
+    assert injected == one(plain_host.txt2img(prompt, reference=inject("my-cat", at="conditioning")))
+    loras = {"tiny-lora": 16 * 4 + 12 * 4} if "lora" in network else {}  # every layer of it was found in the model
+    hypernetworks = ["tiny-hyper"] if "hypernet" in network else []
+    state = plain_host.state()
+    assert (state["loras"], state["hypernetworks"]) == (loras, hypernetworks)
+    plain_host.txt2img(PROMPT)
+    state = plain_host.state()
+    assert (state["loras"], state["hypernetworks"]) == ({}, [])
+
+
+def test_page_is_served(page_host: WebUI) -> None:
+    assert "gradio" in requests.get(page_host.url, timeout=30).text
+    assert one(page_host.txt2img(PROMPT)).infotext.startswith(PROMPT)
 
 
 def test_counts(plain_host: WebUI) -> None:

@@ -37,6 +37,16 @@ ALIGNIT = HERE.parents[1]
 PROBE = HERE / "probe"
 GENERATOR = HERE / "make_checkpoints.py"
 
+# Names of cross_attention_optimization that work without a GPU; "None" is the plain CrossAttention.forward.
+OPTIMIZATIONS = [
+    "None",
+    "Doggettx",
+    "InvokeAI",
+    "V1 - original v1",
+    "sub-quadratic",
+    "sdp - scaled dot product",
+    "sdp-no-mem - scaled dot product without memory efficient attention",
+]
 OPTIONS = {
     "sd_model_checkpoint": "tiny-sd1.safetensors",
     "auto_launch_browser": "Disable",
@@ -160,9 +170,9 @@ class WebUI:
         self.startup_seconds = 0.0
         self.url = ""
         self.options_at_start: dict[str, Any] = {}
-        for folder in (self.loras, self.hypernetworks, self.data / "extensions"):
-            folder.mkdir(parents=True)
-        shutil.copytree(self.cache / "embeddings", self.embeddings)
+        (self.data / "extensions").mkdir(parents=True)
+        for folder in (self.embeddings, self.loras, self.hypernetworks):
+            shutil.copytree(self.cache / folder.name, folder)
         (self.root / "openai").symlink_to(self.cache / "openai")
         (self.data / "config.json").write_text(json.dumps(OPTIONS | (config or {})))
         for source in [*([alignit] if alignit else []), *([PROBE] if probe else []), *extensions]:

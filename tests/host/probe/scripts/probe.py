@@ -414,7 +414,7 @@ def state(objects: bool = False) -> dict[str, Any]:
         "optimization": hijack.optimization_method,
         "callbacks": {k: [c.name for c in v] for k, v in script_callbacks.enumerate_callbacks() if v},
         "extra_networks": sorted(extra_networks.extra_network_registry),
-        "loras": sorted(net.name for net in loaded_loras()),
+        "loras": {net.name: len(net.modules) for net in loaded_loras()},
         "hypernetworks": [h.name for h in shared.loaded_hypernetworks],
         "job": Job.current is not None,
     }
