@@ -57,6 +57,7 @@ OPTIONS = {
     "hide_ldm_prints": True,
     "disable_weights_auto_swap": True,
 }
+STYLES = 'name,prompt,negative_prompt\ngarden,in the garden,ugly\nconcept,"{prompt} a my-cat in snow",\n'
 FLAGS = [
     "--skip-prepare-environment",
     "--skip-torch-cuda-test",
@@ -175,6 +176,7 @@ class WebUI:
             shutil.copytree(self.cache / folder.name, folder)
         (self.root / "openai").symlink_to(self.cache / "openai")
         (self.data / "config.json").write_text(json.dumps(OPTIONS | (config or {})))
+        (self.data / "styles.csv").write_text(STYLES)
         for source in [*([alignit] if alignit else []), *([PROBE] if probe else []), *extensions]:
             name = "AlignIT" if source == alignit else source.name
             (self.data / "extensions" / name).symlink_to(source.resolve(), target_is_directory=True)

@@ -107,8 +107,15 @@ class Injection:
 
     @staticmethod
     def encode(text: str) -> torch.Tensor:
+        # For SDXL's refiner the host passes over SDXL's embeddings; the dummy prompt shall have them all the same.
+        database = sd_hijack.model_hijack.embedding_db
+        passed_over = [e for name, e in database.skipped_embeddings.items() if name in text.split()]
+        for embedding in passed_over:
+            database.register_embedding(embedding, shared.sd_model)
         with devices.autocast(), torch.no_grad():
             cond = shared.sd_model.get_learned_conditioning(prompt_parser.SdConditioning([text]))
+        for embedding in passed_over:
+            database.register_embedding_by_name(None, shared.sd_model, embedding.name)
         return cond["crossattn"] if isinstance(cond, dict) else cond  # type: ignore[no-any-return]
 
     def add_hooks(self, model: Any) -> None:
