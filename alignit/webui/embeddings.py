@@ -72,9 +72,9 @@ def nearest_class_words(sd_model: Any, embedding: Any) -> list[str]:
 
 
 def _fits(embedding: Any) -> bool:
-    if not isinstance(embedding.vec, Mapping):
-        return False
     tables = dict(token_table(encoder) for encoder in text_encoders(shared.sd_model))
+    if "clip_g" not in tables or not isinstance(embedding.vec, Mapping):
+        return False  # not of SDXL's family: the widths alone can fit and mean nothing, as SDXL's first do on SD 1
     return all(
         key in embedding.vec and embedding.vec[key].shape[-1] == table.shape[-1] for key, table in tables.items()
     )

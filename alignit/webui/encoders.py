@@ -117,6 +117,7 @@ class _TargetView:
         self._encoder = encoder
         self._lookup = lookup
         self._marks: list[Any] = []
+        self.found_any = False
         self.hijack = SimpleNamespace(embedding_db=self)
 
     def __getattr__(self, name: str) -> Any:
@@ -142,6 +143,7 @@ class _TargetView:
                 ids += self._encoder.tokenize([literal])[0]
                 literal = ""
             self._marks.append(found)
+            self.found_any = True
             ids.append(-len(self._marks))
         if literal or not ids:
             ids += self._encoder.tokenize([literal])[0]
@@ -158,6 +160,7 @@ class _TargetView:
                 return None, None
             found = self._lookup.embedding(found) or found
         if isinstance(found, Concept):
+            self.found_any = True
             found = _Placeholder(found, tuple(self._encoder.tokenize([found.class_word])[0]))
         return found, length
 
@@ -246,7 +249,7 @@ class Encoding:
             view = _TargetView(encoder, self._lookup)
             lines = {line: view.target_chunks(line) for line in dict.fromkeys(texts)}
             prompts = [lines[line][1] for line in texts]
-            if not any(target.spans for chunks in prompts for target in chunks):
+            if not view.found_any:
                 return original(texts)
             host_chunks = [_host_chunks(*lines[line][:2]) for line in texts]
             token_count = max(count for _, _, count in lines.values())

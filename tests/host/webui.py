@@ -229,8 +229,10 @@ class WebUI:
 
     def _answers(self) -> bool:
         try:
-            # Once the model is there, so that the first test does not wait for it.
-            return requests.get(f"{self.url}/sdapi/v1/options", timeout=20).ok and "Model loaded in" in self.log
+            # Once the model is there, so that the first test does not wait for it; and once start-up is over, as the
+            # API's routes answer some time before everything behind them is ready.
+            ready = all(line in self.log for line in ("Model loaded in", "Startup time:"))
+            return ready and requests.get(f"{self.url}/sdapi/v1/options", timeout=20).ok
         except requests.RequestException:
             return False
 
