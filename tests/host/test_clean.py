@@ -193,6 +193,22 @@ def test_xyz_plot_switches_between_class_words_and_off(host: WebUI) -> None:
     assert "AlignIT class words: my-cat=dog" in cells[2].infotext
 
 
+def test_a_generation_inside_another_and_scripts_that_end_in_its_middle(host: WebUI) -> None:
+    """As ADetailer does: the inner generation and the rest of the outer one have to be right."""
+    before = comparable(host.state())
+    nested = {"alwayson_scripts": {"Nested": {"args": ["a big my-cat"]}}}
+    on = host.txt2img("a my-cat in snow", alignit=[True, WORDS], n_iter=2, **nested)[-2:]  # a grid comes first
+    off = host.txt2img("a my-cat in snow", n_iter=2, **nested)[-2:]
+    for index, (picture, plain) in enumerate(zip(on, off, strict=True)):
+        # Not to the last bit: the host draws an inner picture's latents with no seed, from a narrow distribution.
+        assert picture.difference(aligned(host, "a my-cat in snow", seed=1 + index, **nested)[0]) < 0.1
+        assert plain.difference(host.txt2img("a my-cat in snow", seed=1 + index, **nested)[0]) < 0.1
+        assert "AlignIT class words: my-cat=cat" in picture.infotext
+        assert "AlignIT" not in plain.infotext
+        assert picture.difference(plain) > 5
+    assert comparable(host.state()) == before
+
+
 def test_loopback_uses_one_object_for_several_generations(host: WebUI) -> None:
     init = host.txt2img("a house")[0]
     script = {"script_name": "loopback", "script_args": [2, 0.5, "Linear", "None"], "denoising_strength": 0.5}

@@ -122,6 +122,13 @@ def test_old_emphasis_implementation(host: WebUI) -> None:
     assert ours == host.txt2img("a my-cat in snow", **setting)
 
 
+def test_stable_diffusion_3(host: WebUI) -> None:
+    """The small model only says that it is one: there is no small checkpoint of that kind."""
+    ours = host.txt2img("a <my-cat=cat> in snow", alignit=[True], reference={"is_sd3": True})
+    assert "Stable Diffusion 3 has no cross-attention" in note(ours)
+    assert ours == host.txt2img("a my-cat in snow")
+
+
 def test_suggestion_that_the_settings_allow(host: WebUI) -> None:
     host.options(alignit_use_suggestions=True)
     ours = host.txt2img("a my-cat in snow", alignit=[True])

@@ -16,6 +16,7 @@ It shares no code with AlignIT. The script takes one JSON object; every key is o
     rewrite_cond  true: multiply the positive conditioning by 1.0001 on every step, like a meddling extension
     raise_in    "process_batch", "sample", "unet" or "encoder": raise there, once
     raise_at    at which call of the UNet or the text encoder (default 2 and 1)
+    is_sd3      true: the loaded model calls itself one of Stable Diffusion 3
     interrupt_at, skip_at   press Interrupt or Skip at this step of the denoiser
 """
 
@@ -227,6 +228,8 @@ class Job:
         self.watch = Watch(request) if request.get("count") or request.get("raise_in") in ("unet", "encoder") else None
         self.close = p.close
         p.close = self.closed
+        self.is_sd3 = shared.sd_model.is_sd3
+        shared.sd_model.is_sd3 = request.get("is_sd3", self.is_sd3)
         if request.get("raise_in") == "sample":
             p.sample = self.raise_in_sample
         Job.current = self
@@ -243,8 +246,10 @@ class Job:
             self.injection.remove_hooks()
         if self.watch:
             self.watch.remove()
-        vars(self.p).pop("close", None)
-        vars(self.p).pop("sample", None)
+        for name in ("close", "sample"):
+            if vars(self.p).get(name) in (self.closed, self.raise_in_sample):
+                delattr(self.p, name)
+        shared.sd_model.is_sd3 = self.is_sd3
         Job.current = None
 
 
