@@ -1,0 +1,63 @@
+"""Reads concepts from the files that people have.
+
+`load_concept` finds out from a file's content what it is. Containers are read by `contents` and the modules it uses,
+families by `textual_inversion`, `custom_diffusion` and `catversion`. Nothing in a file can run code, and what reading
+one takes in memory and time is bounded by the file's length and a few fixed limits.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from alignit.concept import Concept, ConceptFileError
+from alignit.formats.catversion import is_catversion, read_catversion
+from alignit.formats.contents import Contents, open_contents
+from alignit.formats.custom_diffusion import is_custom_diffusion, read_custom_diffusion
+from alignit.formats.textual_inversion import is_bundle, is_textual_inversion, read_textual_inversion
+from alignit.formats.unsupported import unsupported
+
+__all__ = ["ConceptFileError", "load_concept"]
+
+
+def load_concept(
+    path: str | os.PathLike[str], *, token_names: Sequence[str] = (), token_files: Sequence[str | os.PathLike[str]] = ()
+) -> Concept:
+    """Read a concept from a file.
+
+    The names of its tokens come from inside the file; where it has none, the file's name is the token's, and the tokens
+    of a Custom Diffusion checkpoint are ``<new1>``, ``<new2>``, as in its authors' scripts.
+
+    Args:
+        path: A textual inversion, a Custom Diffusion file, or CatVersion's ``pytorch_adapter.bin``.
+        token_names: Names for the tokens, in the order of the file, instead of those.
+        token_files: For Custom Diffusion files without their token's embedding, the files that have it; by default
+            ``<...>.bin`` or ``.safetensors`` beside the file, or the embedding NAME beside NAME.delta.safetensors.
+
+    Returns:
+        The concept. Its widths and layers are as in the file: see `Concept.check_against`.
+
+    Raises:
+        ConceptFileError: The file, or one that belongs to it, cannot be used.
+    """
+    with open_contents(Path(path)) as contents:
+        if not contents.tensors:
+            raise contents.source.error("has no tensors in it", "Choose a concept's file")
+        return _read(contents, token_names, [Path(file) for file in token_files])
+
+
+def _read(contents: Contents, token_names: Sequence[str], token_files: Sequence[Path]) -> Concept:
+    if is_catversion(contents):
+        return read_catversion(contents)
+    if is_bundle(contents):
+        return read_textual_inversion(contents, token_names)
+    if error := unsupported(contents):
+        raise error
+    if is_custom_diffusion(contents):
+        return read_custom_diffusion(contents, token_names, token_files)
+    if is_textual_inversion(contents):
+        return read_textual_inversion(contents, token_names)
+    raise contents.source.error(
+        "is of no kind that is known", "Choose a textual inversion, a Custom Diffusion file, or a CatVersion adapter"
+    )

@@ -1,0 +1,42 @@
+"""Reads JSON from strangers: bounded, and with nothing said twice."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+_MAX_DIGITS = 20  # Python's conversion of long numbers takes quadratic time
+
+
+class JsonError(ValueError):
+    """Text that is not JSON, or is not fit to be read."""
+
+
+def parse_json(text: bytes | str, convert: Callable[[dict[str, object]], object] | None = None) -> object:
+    """Parse JSON text whose length the caller has bounded.
+
+    Args:
+        text: The text; bytes are UTF-8.
+        convert: Gives what to put in the place of each object.
+
+    Raises:
+        JsonError: It is no JSON, too deep, or an object has a name twice.
+    """
+
+    def unique(pairs: list[tuple[str, object]]) -> object:
+        result = dict(pairs)
+        if len(result) != len(pairs):
+            raise JsonError("a name is there twice")
+        return convert(result) if convert else result
+
+    def whole(digits: str) -> int:
+        if len(digits) > _MAX_DIGITS:
+            raise JsonError("a number is too long")
+        return int(digits)
+
+    try:
+        return json.loads(text, object_pairs_hook=unique, parse_int=whole)
+    except JsonError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise JsonError("not JSON") from error
