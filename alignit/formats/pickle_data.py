@@ -168,7 +168,7 @@ class _Machine:
         elif name == "APPENDS":
             self._extend(self._pop_to_mark())
         elif name == "BINPERSID":
-            self._stack.append(self._find_storage(self._tuple(self._pop())))
+            self._stack.append(self._persistent(self._tuple(self._pop())))
         elif name in ("REDUCE", "NEWOBJ"):
             arguments, made = self._tuple(self._pop()), self._pop()
             self._stack.append(self._make(made, arguments))
@@ -187,6 +187,12 @@ class _Machine:
                 f"it came from, delete it. Otherwise: {SAVE_AGAIN[0].lower()}{SAVE_AGAIN[1:]}",
             )
         return StorageType(_STORAGES[text]) if text in _STORAGES else _Name(text)
+
+    def _persistent(self, key: tuple[Any, ...]) -> object:
+        # Files before torch 1.6 say ('module', class, file, source text) for the class of a module.
+        if len(key) == 4 and key[0] == "module" and isinstance(key[1], _Name):
+            return key[1]
+        return self._find_storage(key)
 
     def _make(self, made: object, arguments: tuple[Any, ...]) -> object:
         name = made.text if isinstance(made, _Name) else None
