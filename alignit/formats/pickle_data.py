@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import io
 import math
-import pickletools
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +27,7 @@ from alignit.formats.source import DOWNLOAD_AGAIN, SAVE_AGAIN, FileTensor, Sourc
 MAX_PICKLE_BYTES = 16 * 2**20
 """Of the structure, without the tensors' numbers; the largest real ones have about 1 MiB."""
 
-_MAX_INSTRUCTIONS = 400_000  # real files: 30 to 50 per tensor
+_MAX_INSTRUCTIONS = 200_000  # torch.save writes about 45 for a tensor, and a whole checkpoint has 2,500 tensors
 _SMALL = 2**31  # larger numbers as keys could be chosen to collide in a dictionary
 
 _STORAGES: dict[str, torch.dtype] = {
@@ -50,6 +50,42 @@ _SIZE = "torch Size"
 _SETS = ("__builtin__ set", "builtins set")
 _KNOWN = {*_STORAGES, _ORDERED_DICT, _PARAMETER_DICT, _TENSOR, _PARAMETER, _SIZE, *_SETS}
 
+# Each instruction's name in the standard library's documentation, and its argument: of fixed form (as `struct` has it),
+# or text or a number after its length, or two lines.
+_OPCODES: dict[bytes, tuple[str, str]] = {
+    b"\x80": ("PROTO", "<B"),
+    b"(": ("MARK", ""),
+    b".": ("STOP", ""),
+    b"N": ("NONE", ""),
+    b"\x88": ("NEWTRUE", ""),
+    b"\x89": ("NEWFALSE", ""),
+    b"K": ("BININT1", "<B"),
+    b"M": ("BININT2", "<H"),
+    b"J": ("BININT", "<i"),
+    b"\x8a": ("LONG1", "number"),
+    b"G": ("BINFLOAT", ">d"),
+    b"X": ("BINUNICODE", "text"),
+    b"}": ("EMPTY_DICT", ""),
+    b"]": ("EMPTY_LIST", ""),
+    b")": ("EMPTY_TUPLE", ""),
+    b"s": ("SETITEM", ""),
+    b"u": ("SETITEMS", ""),
+    b"a": ("APPEND", ""),
+    b"e": ("APPENDS", ""),
+    b"t": ("TUPLE", ""),
+    b"\x85": ("TUPLE1", ""),
+    b"\x86": ("TUPLE2", ""),
+    b"\x87": ("TUPLE3", ""),
+    b"q": ("BINPUT", "<B"),
+    b"r": ("LONG_BINPUT", "<I"),
+    b"h": ("BINGET", "<B"),
+    b"j": ("LONG_BINGET", "<I"),
+    b"c": ("GLOBAL", "name"),
+    b"Q": ("BINPERSID", ""),
+    b"R": ("REDUCE", ""),
+    b"\x81": ("NEWOBJ", ""),
+    b"b": ("BUILD", ""),
+}
 _VALUES = {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE"}
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
@@ -89,6 +125,7 @@ class _Parameters(dict[str, object]):
     """A ParameterDict: its items arrive late, inside the state of the module that it is in torch."""
 
 
+_END = b"\n"
 _MARK = object()
 _CONSTANTS: dict[str, object] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "MARK": _MARK}
 _EMPTY: dict[str, Callable[[], object]] = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple}
@@ -120,17 +157,41 @@ class _Machine:
 
     def run(self, data: io.BytesIO) -> object:
         try:
-            for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
-                if count > _MAX_INSTRUCTIONS:
-                    raise self._source.error("has too many parts for a concept", "Choose a concept's file")
-                if opcode.name == "STOP":
+            for _ in range(_MAX_INSTRUCTIONS):
+                name, argument = self._instruction(data)
+                if name == "STOP":
                     return self._pop()
-                self._step(opcode.name, argument)
+                self._step(name, argument)
         except ConceptFileError:
             raise
-        except (ValueError, IndexError) as error:
+        except (ValueError, IndexError, struct.error) as error:
             raise self._damaged() from error
-        raise self._damaged()
+        raise self._source.error("has too many parts for a concept", "Choose a concept's file")
+
+    def _instruction(self, data: io.BytesIO) -> tuple[str, Any]:
+        code = data.read(1)
+        if not code:
+            raise self._damaged()
+        if code not in _OPCODES:
+            raise self._source.error(f"has a pickle instruction {code!r}, which torch.save does not write", SAVE_AGAIN)
+        name, form = _OPCODES[code]
+        if form == "name":
+            module, attribute = data.readline(), data.readline()
+            return name, f"{module.removesuffix(_END).decode()} {attribute.removesuffix(_END).decode()}"
+        if form == "text":
+            return name, self._counted(data, 4).decode("utf-8", "surrogatepass")
+        if form == "number":
+            return name, int.from_bytes(self._counted(data, 1), "little", signed=True)
+        values = struct.unpack(form, data.read(struct.calcsize(form)))
+        return name, values[0] if values else None
+
+    def _counted(self, data: io.BytesIO, size: int) -> bytes:
+        """Return bytes that come after their own number, which has `size` bytes."""
+        length = int.from_bytes(data.read(size), "little")
+        value = data.read(length)
+        if len(value) < length:
+            raise self._damaged()
+        return value
 
     def _step(self, name: str, argument: Any) -> None:
         stack = self._stack
@@ -172,11 +233,9 @@ class _Machine:
         elif name in ("REDUCE", "NEWOBJ"):
             arguments, made = self._tuple(self._pop()), self._pop()
             self._stack.append(self._make(made, arguments))
-        elif name == "BUILD":
+        else:
             state = self._pop()
             self._set_state(self._stack[-1], state)
-        else:
-            raise self._source.error(f"uses the pickle instruction {name}, which torch.save does not write", SAVE_AGAIN)
 
     def _name(self, text: str) -> _Name | StorageType:
         if text not in _KNOWN:
@@ -220,7 +279,9 @@ class _Machine:
             and is_shape(shape)
             and is_shape(stride)
             and len(shape) == len(stride)
-            and 0 <= offset <= storage.length - span(shape, stride)
+            and offset >= 0
+            # An empty view may begin anywhere.
+            and (0 in shape or offset + span(shape, stride) <= storage.length)
         ):
             raise self._damaged()
         if math.prod(shape) > span(shape, stride):

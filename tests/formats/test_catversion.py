@@ -45,7 +45,9 @@ def test_real_adapters(shared: Path, name: str) -> None:
 @pytest.mark.parametrize("length", [1, 4])
 def test_flat(tmp_path: Path, length: int) -> None:
     flat = random(length * 6 * WIDTH)
-    path = save_adapter(tmp_path / "cat", {"control_trans": torch.nn.Parameter(flat)}, settings={"prefix_length": length})
+    path = save_adapter(
+        tmp_path / "cat", {"control_trans": torch.nn.Parameter(flat)}, settings={"prefix_length": length}
+    )
     layers = load_concept(path).prefixes.layers
     states = flat.view(length, 6, WIDTH)
     for index, layer in enumerate(LAYERS):
@@ -116,7 +118,7 @@ def test_settings_of_another_method(tmp_path: Path, change: dict, message: str) 
 def test_settings_that_are_damaged(tmp_path: Path, text: str) -> None:
     path = save_adapter(tmp_path / "cat", {"control_trans": random(6 * WIDTH)})
     path.with_name("adapter_config.json").write_text(text)
-    with pytest.raises(ConceptFileError, match="'adapter_config.json' "):
+    with pytest.raises(ConceptFileError, match=r"'adapter_config\.json' "):
         load_concept(path)
 
 

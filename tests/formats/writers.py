@@ -25,9 +25,7 @@ def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> to
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
-def walk(
-    down: list[tuple[int, int]], mid: int, up: list[tuple[int, int]], levels: int
-) -> list[tuple[str, str]]:
+def walk(down: list[tuple[int, int]], mid: int, up: list[tuple[int, int]], levels: int) -> list[tuple[str, str]]:
     """List (LDM, diffusers) layers by walking through the two UNets as their code builds them.
 
     Args:
