@@ -233,7 +233,7 @@ class Concept:
 
     Attributes:
         path: The file it was read from.
-        name: The file's name without its extensions; for CatVersion, whose files all have one name, the folder's.
+        name: The file's name without its extensions; the folder's for a CatVersion file under the name that all have.
         family: The method that trained it.
         tokens: Its token embeddings, in the order of the file. Empty for CatVersion, and for Custom Diffusion
             without a trained token or with the token in a file that was not found.

@@ -11,6 +11,7 @@ The file names no token: the concept is the class word itself, where it stands i
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,8 +23,8 @@ from alignit.formats.contents import Contents
 from alignit.formats.json_data import JsonError, parse_json
 from alignit.formats.source import DOWNLOAD_AGAIN, Source, StoredTensor, read_floats
 
-CONFIG_FILE = "adapter_config.json"
-
+_FILE = "pytorch_adapter"
+_CONFIG_FILE = "adapter_config.json"
 _MAX_CONFIG = 2**16
 _MAX_PREFIX = 512
 _MAX_WIDTH = 2**18
@@ -81,8 +82,8 @@ def read_catversion(contents: Contents) -> Concept:
 
 def _config(source: Source) -> dict[str, object]:
     """Return the adapter's settings from the file beside it, empty where there is none, after checking them."""
-    path = source.path.with_name(CONFIG_FILE)
-    if not path.exists():
+    path = source.path.with_name(_CONFIG_FILE)
+    if not os.path.lexists(path):
         return {}
     with Source(path) as file:
         try:
@@ -138,7 +139,12 @@ def _only(source: Source, named: Mapping[str, StoredTensor], part: str) -> torch
 
 
 def _name(path: Path) -> str:
-    """Return the nearest folder's name that says something: the authors' is NAME/checkpoints/adapter_gs-999."""
+    """Return the file's name, or the nearest folder's that says something.
+
+    The authors' files are NAME/checkpoints/adapter_gs-999/pytorch_adapter.bin.
+    """
+    if path.stem != _FILE:
+        return path.stem
     for folder in path.absolute().parents:
         if folder.name and not _PLACES.fullmatch(folder.name):
             return folder.name

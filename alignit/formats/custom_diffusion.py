@@ -21,6 +21,8 @@ what the authors' scripts use, unless names are given.
 from __future__ import annotations
 
 import math
+import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -42,6 +44,8 @@ from alignit.layer_names import layer_of, partner_of
 _WHOLE = "weight"
 _FACTORS = {"u": "left", "US": "left", "v": "right", "Vh": "right"}
 _TOKEN_SUFFIXES = (".safetensors", ".bin", ".pt")
+_TOKEN_FILE = re.compile(r"<.+>\.(safetensors|bin)")
+_PROCESSOR = "_custom_diffusion."
 _MAX_METADATA = 2**20
 _MAX_WIDTH = 2**16  # of a matrix; factors of a few bytes could otherwise stand for one of any size
 _NO_TOKEN = "No token embedding was found for it: use the token of an embedding that was trained with it"
@@ -207,19 +211,19 @@ def _tokens_beside(contents: Contents, token_files: Sequence[Path]) -> tuple[Tok
 
 
 def _usual_token_files(contents: Contents) -> list[Path]:
+    """Return the files beside this one in which the code that wrote it put the tokens."""
     own = contents.source.path
     if _entries(contents) is not None:
         beside = [own.with_name(contents.stem + suffix) for suffix in _TOKEN_SUFFIXES]
-        return [path for path in beside if path != own and path.is_file()][:1]
+        return [path for path in beside if path != own and os.path.isfile(path)][:1]
+    if not any(_PROCESSOR in name for path in contents.tensors for name in path):
+        return []
     try:
-        beside = sorted(path for path in own.parent.iterdir() if path.suffix in _TOKEN_SUFFIXES and path != own)
+        names = sorted(os.listdir(own.parent))
     except OSError:
         return []
-    found: dict[str, Path] = {}
-    for path in beside:
-        if path.name.startswith("<") and path.stem.endswith(">") and path.is_file():
-            # Both .bin and .safetensors of a token hold the same; checkpoints of earlier steps are in other folders.
-            found[path.stem] = path
+    # Where a token is there as .bin and as .safetensors, the two hold the same.
+    found = {Path(name).stem: own.with_name(name) for name in names if _TOKEN_FILE.fullmatch(name)}
     return list(found.values())
 
 

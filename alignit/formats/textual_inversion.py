@@ -18,6 +18,7 @@ name is it, as users of the WebUI expect. The name in a picture comes before the
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -169,7 +170,7 @@ def _with_partner(source: Source, tokens: tuple[TokenEmbedding, ...]) -> tuple[T
     is_second = f"{_PAIR}_2" in file_name
     other_name = file_name.replace(*((f"{_PAIR}_2", _PAIR) if is_second else (_PAIR, f"{_PAIR}_2")))
     other_path = source.path.with_name(other_name)
-    if not other_path.exists():
+    if not os.path.lexists(other_path):
         if is_second:
             raise source.error("is the second half of an SDXL embedding", f"Put the first, {other_name}, beside it")
         return tokens

@@ -33,7 +33,7 @@ def unsupported(contents: Contents) -> ConceptFileError | None:
         kind, remedy = "a Perfusion concept", "Train the concept with textual inversion or Custom Diffusion"
     elif all(name.endswith(".delta") for name in names) and {len(t.shape) for t in contents.tensors.values()} == {1}:
         kind, remedy = "an SVDiff concept", "Train the concept with Custom Diffusion"
-    elif any(_LORA.search(name) for name in names):
+    elif any("." in name and _LORA.search(name) for name in names):
         kind, remedy = "a LoRA or LyCORIS", "Use it as one in the prompt, <lora:...>"
     elif len(last) >= _CROSS_ATTENTION_LAYERS and all(_LAYER_KEY.fullmatch(name) for name in last):
         kind, remedy = "an XTI or P+ concept", "Train the concept with textual inversion"

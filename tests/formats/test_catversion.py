@@ -96,6 +96,12 @@ def test_name_is_the_folder_that_says_something(tmp_path: Path, folders: str, na
     assert (concept.name, concept.class_word) == (name, class_word)
 
 
+def test_name_of_a_file_that_was_renamed(tmp_path: Path) -> None:
+    path = save_adapter(tmp_path / "catversion", {"control_trans": random(6 * WIDTH)})
+    concept = load_concept(path.rename(path.with_name("my_cat.bin")))
+    assert (concept.name, concept.class_word) == ("my_cat", "my cat")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -133,7 +133,11 @@ def test_parameter_dict_which_weights_only_refuses(tmp_path: Path) -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(values=st.dictionaries(st.text(max_size=5).filter(lambda name: name != "__metadata__"), tensors(), max_size=4))
+@given(
+    values=st.dictionaries(
+        st.text(max_size=5).filter(lambda name: name != "__metadata__"), tensors(), min_size=1, max_size=4
+    )
+)
 def test_safetensors_agree_with_safetensors(folder: Path, values: dict[str, torch.Tensor]) -> None:
     path = folder / "a.safetensors"
     save_file({name: value.clone().contiguous() for name, value in values.items()}, path, {"some": "text"})

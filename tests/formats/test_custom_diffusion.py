@@ -78,6 +78,7 @@ def test_authors_ldm_with_a_flat_embedding(tmp_path: Path, embed: torch.Tensor, 
 
 def test_authors_ldm_without_a_token(tmp_path: Path) -> None:
     torch.save(ldm_delta(None), tmp_path / "delta.ckpt")
+    torch.save({"<of another>": ONE}, tmp_path / "<of another>.bin")
     concept = load_concept(tmp_path / "delta.ckpt")
     assert concept.tokens == ()
     assert any("No token embedding" in note for note in concept.notes)
@@ -172,6 +173,7 @@ def test_diffusers(tmp_path: Path, suffix: str, token_suffix: str) -> None:
         else:
             save_file({name: table[number].detach()}, token, metadata={"format": "pt"})
     torch.save({"<other>": ONE}, tmp_path / "other.bin")
+    torch.save({"<other>": ONE}, tmp_path / "<other>.bin.old")
     concept = load_concept(path)
     expect_weights(concept, True, LDM)
     expect_tokens(concept, **{"<new1>": table[1].detach(), "<new2>": table[2].detach()})

@@ -33,7 +33,7 @@ from tests.formats.writers import (
     with_text_chunk,
 )
 
-LIMIT = 5.0  # seconds for one file
+LIMIT = 5.0  # seconds of processor time for one file
 
 
 def torch_file(data: object, legacy: bool = False) -> Callable[[Path], None]:
@@ -81,13 +81,13 @@ def seeds(folder: Path) -> dict[str, bytes]:
 
 def load(path: Path) -> Concept | ConceptFileError:
     """Load a file, soon."""
-    start = time.monotonic()
+    start = time.process_time()
     try:
         return load_concept(path)
     except ConceptFileError as error:
         return error
     finally:
-        assert time.monotonic() - start < LIMIT
+        assert time.process_time() - start < LIMIT
 
 
 def survive(folder: Path, data: bytes) -> bool:

@@ -24,14 +24,14 @@ from alignit.formats import load_concept
 from alignit.formats.torch_files import LEGACY_MAGIC
 from tests.formats.writers import random, with_pixels
 
-QUICK = 5.0  # seconds, on a busy machine; the slowest honest refusal takes about half of one
+QUICK = 5.0  # seconds of processor time; most of it goes into making the files
 
 
 @pytest.fixture(autouse=True)
 def _is_quick() -> Iterator[None]:
-    start = time.monotonic()
+    start = time.process_time()
     yield
-    assert time.monotonic() - start < QUICK
+    assert time.process_time() - start < QUICK
 
 
 def torch_zip(data: bytes, storages: dict[str, bytes] | None = None, **records: bytes) -> bytes:
@@ -371,7 +371,7 @@ def test_pictures_that_unfold(tmp_path: Path) -> None:
         picture.save(buffer, "PNG", **options)
         refuse(tmp_path, buffer.getvalue(), message)
 
-    refuse_picture(with_pixels(zlib.compress(b"[" * 50_000_000, 9)), "too much hidden")
+    refuse_picture(with_pixels(zlib.compress(b"[" * 20_000_000, 9)), "too much hidden")
     refuse_picture(with_pixels(zlib.compress(b"[" * 1_000_000, 9)), "damaged")
     refuse_picture(with_pixels(zlib.compress(b'{"TORCHTENSOR": [[1], [1, 2]]}')), "damaged")
     refuse_picture(with_pixels(zlib.compress(b'{"TORCHTENSOR": "x"}')), "damaged")
@@ -383,7 +383,7 @@ def test_pictures_that_unfold(tmp_path: Path) -> None:
     info.add_text("sd-ti-embedding", "A" * 8_000_000)
     refuse_picture(Image.new("L", (4, 4)), "too much text", pnginfo=info)
     info = PngImagePlugin.PngInfo()
-    info.add_text("sd-ti-embedding", "A" * 100_000_000, zip=True)
+    info.add_text("sd-ti-embedding", "A" * 20_000_000, zip=True)
     refuse_picture(Image.new("L", (4, 4)), "cannot be decoded", pnginfo=info)
     info = PngImagePlugin.PngInfo()
     info.add_text("sd-ti-embedding", "not base64!")

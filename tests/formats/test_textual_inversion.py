@@ -60,6 +60,17 @@ def test_diffusers(tmp_path: Path, vectors: torch.Tensor) -> None:
     expect(load_concept(tmp_path / "learned_embeds.safetensors"), **{"<my-cat>": vectors})
 
 
+def test_a_token_may_have_the_name_of_another_method(tmp_path: Path) -> None:
+    torch.save({"lora_girl": ONE}, tmp_path / "girl.pt")
+    expect(load_concept(tmp_path / "girl.pt"), lora_girl=ONE)
+
+
+def test_a_name_too_long_for_a_partner(tmp_path: Path) -> None:
+    path = tmp_path / ("x" * 237 + "learned_embeds.bin")
+    torch.save({"<cat>": ONE}, path)
+    expect(load_concept(path), **{"<cat>": ONE})
+
+
 def test_extension_does_not_matter(tmp_path: Path) -> None:
     save_file({"<my-cat>": ONE}, tmp_path / "cat.bin")
     expect(load_concept(tmp_path / "cat.bin"), **{"<my-cat>": ONE})
