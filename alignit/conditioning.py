@@ -4,6 +4,9 @@ A cross-attention layer's key at index i is W_k C[i], its value W_v C[i], with C
 changes no W (textual inversion, CatVersion), writing row i of the dummy prompt's conditioning, C'[i], into the base
 prompt's therefore injects W_k C'[i] and W_v C'[i] into every layer at every step: line 4, with no work in the UNet.
 A strength s blends keys and values, K = K_p + s (K' - K_p) and the same for V; both are linear in C, so it blends rows.
+
+For a concept that changes W_k and W_v (Custom Diffusion) the row is written as it is; `alignit.projections` finds it in
+each layer and computes W'_k C'[i] and W'_v C'[i] there.
 """
 
 from __future__ import annotations
@@ -36,7 +39,7 @@ def splice(
     prompts: Sequence[Sequence[TargetChunk[E]]],
     filler: int,
     encode: Callable[[Chunk[E]], torch.Tensor],
-    strength: float = 1.0,
+    strength: Callable[[str], float] = lambda _concept: 1.0,
 ) -> tuple[torch.Tensor, list[dict[int, str]]]:
     """Write the concepts' rows of the dummy prompts' conditioning into the base prompts'.
 
@@ -45,7 +48,7 @@ def splice(
         prompts: The target prompts: B lists of chunks, of T tokens each; a list may be shorter than the longest.
         filler: Token id of the dummy prompts' filler.
         encode: Encodes one chunk, on its own, to [T, width]. Equal dummy chunks are encoded once.
-        strength: s above; 1 is the paper.
+        strength: Gives s above for a concept, 1 for the paper.
 
     Returns:
         The conditioning with the concepts injected, [B, chunks * T, width], and for each of the B prompts the
@@ -61,9 +64,10 @@ def splice(
                 dummy = dummy_chunk(target, concept, filler)
                 if dummy not in encoded:
                     encoded[dummy] = encode(dummy).to(base)
+                blend = strength(concept)
                 for row in target.concept_rows(concept):
                     at, injected = first_row + row, encoded[dummy][row]
-                    result[prompt, at] = injected if strength == 1 else torch.lerp(base[prompt, at], injected, strength)
+                    result[prompt, at] = injected if blend == 1 else torch.lerp(base[prompt, at], injected, blend)
                     rows[prompt][at] = concept
             first_row += len(target.chunk.tokens)
     return result, rows

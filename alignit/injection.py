@@ -7,6 +7,7 @@ record of batch rows is kept, so none can get out of step with what a host, or a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -87,19 +88,34 @@ class Injector:
 
     def _without_injected(self, context: torch.Tensor) -> torch.Tensor:
         restored = context.clone()
-        best: dict[tuple[int, int], int] = {}
-        for injected in self.injected:
-            rows = list(injected.rows)
-            conditioning, base = injected.conditioning.to(context), injected.base.to(context)
-            for batch, token, index in _equal_rows(context, conditioning[rows]).nonzero().tolist():
-                # Prompts that differ elsewhere ("a red <x>", "a blue <x>") can share an injected row, not a base
-                # row: the one whose other rows stand around it is meant.
-                row = rows[index]
-                agreement = _agreement(context[batch], conditioning, token - row)
-                if agreement > best.get((batch, token), 0):
-                    best[batch, token] = agreement
-                    restored[batch, token] = base[row]
+        for (batch, token), (injected, row) in locate(context, self.injected).items():
+            restored[batch, token] = injected.base[row].to(context)
         return restored
+
+
+def locate(context: torch.Tensor, prompts: Sequence[Injected]) -> dict[tuple[int, int], tuple[Injected, int]]:
+    """Find injected rows in a context by their content.
+
+    Args:
+        context: Rows that a cross-attention layer attends to, [batch, tokens, width].
+        prompts: The prompts whose injected rows to look for.
+
+    Returns:
+        For each injected row in the context, as (batch, token), the prompt that it belongs to and the row there.
+    """
+    found: dict[tuple[int, int], tuple[Injected, int]] = {}
+    best: dict[tuple[int, int], int] = {}
+    for injected in prompts:
+        rows = list(injected.rows)
+        conditioning = injected.conditioning.to(context)
+        for batch, token, index in _equal_rows(context, conditioning[rows]).nonzero().tolist():
+            # Prompts that differ elsewhere ("a red <x>", "a blue <x>") can share an injected row, not a base row: the
+            # one whose other rows stand around it is meant.
+            agreement = _agreement(context[batch], conditioning, token - rows[index])
+            if agreement > best.get((batch, token), 0):
+                best[batch, token] = agreement
+                found[batch, token] = injected, rows[index]
+    return found
 
 
 def _equal_rows(context: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:

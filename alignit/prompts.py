@@ -27,8 +27,10 @@ class Span(Generic[E]):
         concept: The concept's name. Spans with equal names are mentions of one concept and share a dummy prompt.
         start: First row of the span, counted from the chunk's start token, which is row 0.
         class_tokens: Token ids of the class word, at least one.
-        vectors: Number of token vectors of the concept, n; 0 where only the class word is wanted.
+        vectors: Number of token vectors of the concept; 0 where only the class word is wanted.
         embedding: The concept's embedding, opaque to this module.
+        trailing: Token ids that belong to the concept and follow its vectors: the class word in Custom Diffusion's
+            "<new1> cat".
     """
 
     concept: str
@@ -36,21 +38,26 @@ class Span(Generic[E]):
     class_tokens: tuple[int, ...]
     vectors: int
     embedding: E
+    trailing: tuple[int, ...] = ()
 
     @property
     def stop(self) -> int:
         """The row after the span's last."""
-        return self.start + span_length(len(self.class_tokens), self.vectors)
+        return self.start + span_length(len(self.class_tokens), self._concept_length)
 
     @property
     def concept_rows(self) -> range:
-        """The n rows at which the concept's keys and values are injected: index i of Algorithm 1."""
-        return range(self.stop - self.vectors, self.stop)
+        """The rows at which the concept's keys and values are injected: index i of Algorithm 1."""
+        return range(self.stop - self._concept_length, self.stop)
+
+    @property
+    def _concept_length(self) -> int:
+        return self.vectors + len(self.trailing) if self.vectors else 0
 
 
-def span_length(class_tokens: int, vectors: int) -> int:
-    """Return the number of rows that a concept and its class word need."""
-    return max(class_tokens, vectors)
+def span_length(class_tokens: int, concept_tokens: int) -> int:
+    """Return the number of rows that a class word and a concept need."""
+    return max(class_tokens, concept_tokens)
 
 
 @dataclass(frozen=True)
@@ -119,10 +126,10 @@ def dummy_chunk(target: TargetChunk[E], concept: str, filler: int) -> Chunk[E]:
         if span.concept == concept and span.vectors:
             rows = span.concept_rows
             embeddings.append((rows.start, span.embedding))
-            for row in rows:
-                # The embedding's vectors replace these rows; the ids are the target's own placeholders.
-                tokens[row] = target.chunk.tokens[row]
-                multipliers[row] = target.chunk.multipliers[row]
+            # The embedding's vectors replace the first rows; their ids are the target's own placeholders.
+            tokens[rows.start : rows.stop] = target.chunk.tokens[rows.start : rows.stop]
+            tokens[rows.start + span.vectors : rows.stop] = span.trailing
+            multipliers[rows.start : rows.stop] = target.chunk.multipliers[rows.start : rows.stop]
     return Chunk(tuple(tokens), tuple(multipliers), tuple(embeddings))
 
 

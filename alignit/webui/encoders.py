@@ -212,8 +212,8 @@ class Encoding:
         injected: What was injected by the last `run`, one entry for each prompt text that holds a concept.
     """
 
-    def __init__(self, sd_model: Any, lookup: Lookup, strength: float) -> None:
-        """Prepare for a model.
+    def __init__(self, sd_model: Any, lookup: Lookup, strength: Callable[[str], float]) -> None:
+        """Prepare for a model, with the strength of each concept by name.
 
         Raises:
             UnsupportedEncoderError: The model's text encoders cannot be used.

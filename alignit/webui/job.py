@@ -123,7 +123,7 @@ class Job:
                 try:
                     for text in texts:
                         self._concepts.read(text)
-                    encoding = Encoding(sd_model, self._concepts, self._arguments.strength)
+                    encoding = Encoding(sd_model, self._concepts, lambda _concept: self._arguments.strength)
                     conditioning = encoding.run(original, texts)
                     self._note_injected(encoding)
                     return conditioning

@@ -12,6 +12,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 VOCABULARY, FILLER, START, END = 400, 265, 398, 399
 LENGTH, WIDTH = 77, 32
+ATTENTION_BLOCKS = (1, 2, 4)
 
 
 def text_encoder(concepts: dict[str, torch.Tensor]) -> tuple[CLIPTextModel, dict[str, list[int]]]:
@@ -83,15 +84,24 @@ class UNet(torch.nn.Module):
         torch.manual_seed(1)
         widths = [16, 32, 64]
         self.enter = torch.nn.ModuleList(torch.nn.Linear(a, b) for a, b in zip([4, *widths], widths, strict=False))
-        self.attn2 = torch.nn.ModuleList(CrossAttention(width, WIDTH, 4) for width in widths)
+        # Named as in Stable Diffusion: input_blocks.1.1.transformer_blocks.0.attn2 and so on.
+        self.input_blocks = torch.nn.ModuleList(torch.nn.ModuleList() for _ in range(5))
+        for number, width in zip(ATTENTION_BLOCKS, widths, strict=True):
+            block = torch.nn.ModuleDict({"attn2": CrossAttention(width, WIDTH, 4)})
+            transformer = torch.nn.ModuleDict({"transformer_blocks": torch.nn.ModuleList([block])})
+            self.input_blocks[number].extend([torch.nn.Identity(), transformer])
         self.leave = torch.nn.Linear(64, 4)
         for parameter in self.parameters():
             torch.nn.init.normal_(parameter, std=0.3)
 
+    @property
+    def attentions(self) -> list[CrossAttention]:
+        return [self.input_blocks[number][1]["transformer_blocks"][0]["attn2"] for number in ATTENTION_BLOCKS]
+
     def forward(self, x: torch.Tensor, timesteps: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
-        for enter, attention in zip(self.enter, self.attn2, strict=True):
+        for enter, attention in zip(self.enter, self.attentions, strict=True):
             x = torch.tanh(enter(x) + timesteps[:, None, None])
-            x = x + attention(x, context)
+            x = x + attention(x, context=context)
         return self.leave(x)
 
 
@@ -102,6 +112,7 @@ def generate_by_index(
     base: torch.Tensor,
     injections: list[tuple[torch.Tensor, list[int]]],
     strength: float = 1.0,
+    customised: dict[str, torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """Line 4 for one prompt: K and V of both prompts layer by layer, K_p[i] and V_p[i] overwritten at each index i.
 
@@ -111,12 +122,16 @@ def generate_by_index(
         base: Conditioning of the base prompt [tokens, width].
         injections: For each concept the conditioning of its dummy prompt [tokens, width], and its indices.
         strength: Blend of keys and values.
+        customised: Weights W' of the customised model by name, as in Custom Diffusion's checkpoints; default: the base.
     """
-    for enter, attention in zip(unet.enter, unet.attn2, strict=True):
+    for number, enter, attention in zip(ATTENTION_BLOCKS, unet.enter, unet.attentions, strict=True):
+        name = f"model.diffusion_model.input_blocks.{number}.1.transformer_blocks.0.attn2.to_"
+        weights = {"k": attention.to_k.weight, "v": attention.to_v.weight}
+        weights = {part: (customised or {}).get(f"{name}{part}.weight", weight) for part, weight in weights.items()}
         x = torch.tanh(enter(x) + timesteps[:, None, None])
         keys, values = base @ attention.to_k.weight.T, base @ attention.to_v.weight.T
         for dummy, indices in injections:
-            dummy_keys, dummy_values = dummy @ attention.to_k.weight.T, dummy @ attention.to_v.weight.T
+            dummy_keys, dummy_values = dummy @ weights["k"].T, dummy @ weights["v"].T
             for i in indices:
                 keys[i] = keys[i] + strength * (dummy_keys[i] - keys[i])
                 values[i] = values[i] + strength * (dummy_values[i] - values[i])

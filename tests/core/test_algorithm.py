@@ -98,7 +98,7 @@ def test_unet_output_equals_overwriting_keys_and_values_by_index(parts: list, st
     x, t = torch.randn(1, 10, 4, generator=generator), torch.tensor([0.3])
 
     base = encode_chunk(base_chunk(target))[None]
-    spliced, _ = splice(base, [[target]], FILLER, encode_chunk, strength)
+    spliced, _ = splice(base, [[target]], FILLER, encode_chunk, lambda _concept: strength)
     ours = UNET(x, t, context=spliced)
 
     encoded = [(reference.encode(ENCODER, reference.padded(tokens)), indices) for tokens, indices in dummies]

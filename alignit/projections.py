@@ -1,0 +1,198 @@
+"""Keys and values of concepts that change W_k and W_v (Custom Diffusion): lines 3 and 4 of Algorithm 1.
+
+The model's weights are never written to. Forward hooks on `to_k` and `to_v` of each `attn2` change what these modules
+return: at the rows of a concept, which is the paper's injection, or at all rows, which is Custom Diffusion itself. LDM,
+sgm and diffusers give these modules the same names, and every attention optimisation calls them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from alignit.concept import Factors, KeyValueWeights
+from alignit.conditioning import Injected
+from alignit.injection import locate
+from alignit.layer_names import layer_of
+
+Prepare = Callable[[torch.nn.Module, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+
+
+@dataclass(frozen=True, eq=False)
+class Change:
+    """A change of W_k and W_v.
+
+    Attributes:
+        weights: The customised weights.
+        strength: s in W + s (W' - W) for full weights W', and in W + s delta for a delta.
+    """
+
+    weights: KeyValueWeights
+    strength: float = 1.0
+
+    def apply(self, layer: str, inputs: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
+        """Return a projection's outputs as the changed weights give them.
+
+        Args:
+            layer: The projection (see `alignit.layer_names`).
+            inputs: What it was given, [..., in].
+            outputs: What it returns, [..., out]. They are not changed.
+        """
+        matrix = self.weights.matrices.get(layer)
+        if matrix is None:
+            return outputs
+        changed = inputs
+        for factor in (matrix.right, matrix.left) if isinstance(matrix, Factors) else (matrix.tensor,):
+            changed = torch.nn.functional.linear(changed, factor.to(changed))
+        changed = changed.to(outputs)
+        if not self.weights.full:
+            return outputs + self.strength * changed
+        return changed if self.strength == 1 else torch.lerp(outputs, changed, self.strength)
+
+
+def unchanged(_attention: torch.nn.Module, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Give the rows of a context to `to_k` and `to_v` as they are, as a UNet without hypernetworks does."""
+    return rows, rows
+
+
+class ProjectionHooks:
+    """Hooks on the key and value projections of a UNet. Use as a context manager: they are gone after the block."""
+
+    def __init__(self) -> None:
+        self._unet: torch.nn.Module | None = None
+        self._handles: list[Any] = []
+
+    def __enter__(self) -> ProjectionHooks:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def watch(self, unet: torch.nn.Module) -> None:
+        """Set the hooks on this UNet, and on no other."""
+        if unet is self._unet:
+            return
+        self.release()
+        self._unet = unet
+        for name, attention in unet.named_modules():
+            if name.endswith(".attn2"):
+                self._hook(name, attention)
+
+    def release(self) -> None:
+        """Remove the hooks."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._unet = None
+
+    def _hook(self, name: str, attention: Any) -> None:
+        raise NotImplementedError
+
+
+class ChangedEverywhere(ProjectionHooks):
+    """Custom Diffusion itself: the changed weights for every token. Several changes add up."""
+
+    def __init__(self, changes: Sequence[Change]) -> None:
+        super().__init__()
+        self._changes = changes
+
+    def _hook(self, name: str, attention: Any) -> None:
+        for part in ("to_k", "to_v"):
+            layer = layer_of(f"{name}.{part}")
+            if layer is not None:
+                self._handles.append(getattr(attention, part).register_forward_hook(self._changed(layer)))
+
+    def _changed(self, layer: str) -> Callable[..., torch.Tensor]:
+        def hook(_module: torch.nn.Module, args: tuple[torch.Tensor, ...], outputs: torch.Tensor) -> torch.Tensor:
+            result = outputs
+            for change in self._changes:
+                result = result + (change.apply(layer, args[0], outputs) - outputs)
+            return result
+
+        return hook
+
+
+class ChangedAtConcepts(ProjectionHooks):
+    """The paper's injection: K'[i] = W'_k C'[i] and V'[i] = W'_v C'[i] at a concept's rows, the base model elsewhere.
+
+    What is injected is computed once for a UNet's weights, when a layer first meets the row.
+
+    Attributes:
+        changes: The changes, by concept.
+        injected: The prompts whose rows to look for. Rows of concepts without a change stay as they are.
+    """
+
+    def __init__(self, injected: list[Injected], strength: float = 1.0, prepare: Prepare = unchanged) -> None:
+        """Start without changes.
+
+        Args:
+            injected: See above; the list is shared with the caller.
+            strength: Blend with the base prompt's keys and values: K = K_p + strength (K' - K_p), the same for V.
+            prepare: Gives the inputs of `to_k` and `to_v` for rows of the context, [n, width] each: hypernetworks.
+        """
+        super().__init__()
+        self.changes: dict[str, Change] = {}
+        self.injected = injected
+        self._strength = strength
+        self._prepare = prepare
+        self._context: torch.Tensor | None = None
+        self._located: dict[tuple[int, int], tuple[Injected, int]] = {}
+        self._values: dict[tuple[str, int, int], torch.Tensor] = {}
+
+    def release(self) -> None:
+        """Remove the hooks, and forget what was computed with this UNet's weights."""
+        super().release()
+        self._context = None
+        self._located = {}
+        self._values.clear()
+
+    def forget_values(self) -> None:
+        """Compute anew what is injected: the UNet has other weights now."""
+        self._values.clear()
+
+    def _hook(self, name: str, attention: Any) -> None:
+        self._handles.append(attention.register_forward_pre_hook(self._find_rows, with_kwargs=True))
+        for index, part in enumerate(("to_k", "to_v")):
+            layer = layer_of(f"{name}.{part}")
+            if layer is not None:
+                hook = self._changed(layer, attention, index)
+                self._handles.append(getattr(attention, part).register_forward_hook(hook))
+
+    def _find_rows(self, _attention: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        context = kwargs.get("context", args[1] if len(args) > 1 else None)
+        # A UNet hands one context to all of its layers; some extensions slice it on the way.
+        if context is not self._context:
+            self._context = context
+            found = locate(context, self.injected) if isinstance(context, torch.Tensor) else {}
+            self._located = {
+                place: (injected, row) for place, (injected, row) in found.items() if injected.rows[row] in self.changes
+            }
+
+    def _changed(self, layer: str, attention: Any, index: int) -> Callable[..., torch.Tensor | None]:
+        def hook(module: torch.nn.Module, _args: Any, outputs: torch.Tensor) -> torch.Tensor | None:
+            if not self._located:
+                return None
+            values = [
+                self._value(layer, attention, module, index, injected, row) for injected, row in self._located.values()
+            ]
+            batches, tokens = zip(*self._located, strict=True)
+            result = outputs.clone()
+            result[list(batches), list(tokens)] = torch.stack(values).to(outputs)
+            return result
+
+        return hook
+
+    def _value(self, layer: str, attention: Any, module: Any, index: int, injected: Injected, row: int) -> torch.Tensor:
+        key = layer, id(injected), row
+        if key not in self._values:
+            change = self.changes[injected.rows[row]]
+            rows = torch.stack([injected.conditioning[row], injected.base[row]]).to(self._context)
+            inputs = self._prepare(attention, rows)[index]
+            # Not by calling the module, which would come back here; LoRA's changes are in its forward.
+            outputs = module.forward(inputs)
+            value = change.apply(layer, inputs[0], outputs[0])
+            self._values[key] = value if self._strength == 1 else torch.lerp(outputs[1], value, self._strength)
+        return self._values[key]

@@ -1,0 +1,176 @@
+"""Custom Diffusion against the paper's algorithm done by brute force, and against changed weights in place."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+
+from alignit.concept import Dense, Factors, KeyValueWeights
+from alignit.conditioning import Injected
+from alignit.injection import Injector
+from alignit.layer_names import layer_of
+from alignit.projections import Change, ChangedAtConcepts, ChangedEverywhere
+
+from . import reference
+
+UNET = reference.UNet()
+PREFIX = "model.diffusion_model."
+
+
+def customised(seed: int = 5) -> dict[str, torch.Tensor]:
+    """Full weights by LDM name, somewhat away from the base model's."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        f"{PREFIX}{name}": weight.detach() + 0.2 * torch.randn(weight.shape, generator=generator)
+        for name, weight in UNET.named_parameters()
+        if layer_of(name)
+    }
+
+
+def full(weights: dict[str, torch.Tensor]) -> KeyValueWeights:
+    return KeyValueWeights(True, {layer_of(name): Dense(weight) for name, weight in weights.items()})
+
+
+def deltas(weights: dict[str, torch.Tensor]) -> KeyValueWeights:
+    base = dict(UNET.named_parameters())
+    return KeyValueWeights(
+        False,
+        {layer_of(name): Dense(weight - base[name.removeprefix(PREFIX)].detach()) for name, weight in weights.items()},
+    )
+
+
+def inputs(batch: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.randn(batch, 10, 4, generator=torch.Generator().manual_seed(3)), torch.full((batch,), 0.3)
+
+
+def prompt(seed: int, rows: dict[int, str]) -> tuple[Injected, torch.Tensor]:
+    """An injected prompt, and the conditioning of its dummy prompt."""
+    generator = torch.Generator().manual_seed(seed)
+    base, dummy = torch.randn(2, 12, reference.WIDTH, generator=generator)
+    conditioning = base.clone()
+    conditioning[list(rows)] = dummy[list(rows)]
+    return Injected(conditioning, base, rows), dummy
+
+
+@pytest.mark.parametrize("strength", [1.0, 0.4, 1.6])
+@pytest.mark.parametrize("kind", [full, deltas])
+def test_unet_output_equals_overwriting_with_the_customised_models_keys_and_values(kind, strength: float) -> None:
+    weights = customised()
+    injected, dummy = prompt(1, {4: "<new1>", 5: "<new1>"})
+    x, t = inputs()
+    with torch.no_grad(), ChangedAtConcepts([injected], strength) as hooks:
+        hooks.changes["<new1>"] = Change(kind(weights))
+        hooks.watch(UNET)
+        ours = UNET(x, t, context=injected.conditioning[None])
+        again = UNET(x, t, context=injected.conditioning[None].clone())
+    wanted = reference.generate_by_index(UNET, x, t, injected.base, [(dummy, [4, 5])], strength, weights)
+    torch.testing.assert_close(ours, wanted, rtol=1e-4, atol=1e-4)
+    assert torch.equal(ours, again)
+    plain = reference.generate_by_index(UNET, x, t, injected.base, [(dummy, [4, 5])], strength)
+    assert (plain - wanted).abs().max() > 0.01
+
+
+def test_strength_of_the_change_and_sparse_and_factored_deltas() -> None:
+    weights = customised()
+    base = {PREFIX + name: weight.detach() for name, weight in UNET.named_parameters()}
+    chosen = sorted(weights)[:3]
+    generator = torch.Generator().manual_seed(8)
+    factors = {
+        name: (torch.randn(weights[name].shape[0], 2, generator=generator), torch.randn(2, 32, generator=generator))
+        for name in chosen
+    }
+    half = {name: base[name] + 0.5 * (left @ right) for name, (left, right) in factors.items()}
+    change = Change(KeyValueWeights(False, {layer_of(name): Factors(*pair) for name, pair in factors.items()}), 0.5)
+    half_full = {name: torch.lerp(base[name], weight, 0.5) for name, weight in weights.items()}
+    injected, dummy = prompt(1, {4: "a"})
+    x, t = inputs()
+    for changes, wanted_weights in ((change, half), (Change(full(weights), 0.5), half_full)):
+        with torch.no_grad(), ChangedAtConcepts([injected]) as hooks:
+            hooks.changes["a"] = changes
+            hooks.watch(UNET)
+            ours = UNET(x, t, context=injected.conditioning[None])
+        wanted = reference.generate_by_index(UNET, x, t, injected.base, [(dummy, [4])], 1.0, wanted_weights)
+        torch.testing.assert_close(ours, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_in_a_batch_only_the_rows_of_the_concept_change_and_each_prompt_gets_its_own() -> None:
+    weights = customised()
+    one, one_dummy = prompt(1, {4: "a"})
+    two, two_dummy = prompt(2, {2: "a", 7: "plain"})
+    uncond = torch.randn(12, reference.WIDTH, generator=torch.Generator().manual_seed(9))
+    x, t = inputs(3)
+    with torch.no_grad(), ChangedAtConcepts([one, two], 0.7) as hooks:
+        hooks.changes["a"] = Change(full(weights))
+        hooks.watch(UNET)
+        ours = UNET(x, t, context=torch.stack([two.conditioning, uncond, one.conditioning]))
+    for index, (base, injections) in enumerate(
+        [(two.base.clone(), [(two_dummy, [2])]), (uncond, []), (one.base, [(one_dummy, [4])])]
+    ):
+        if index == 0:
+            base[7] = two.conditioning[7]  # a concept without weights: its row is all there is to it
+        wanted = reference.generate_by_index(UNET, x[index : index + 1], t[:1], base, injections, 0.7, weights)
+        torch.testing.assert_close(ours[index : index + 1], wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_outside_the_range_of_steps_there_is_nothing_to_change() -> None:
+    injected, _ = prompt(1, {4: "a"})
+    x, t = inputs()
+    injector = Injector(always_active=False)
+    injector.injected.append(injected)
+    injector.active = False
+    with torch.no_grad(), injector, ChangedAtConcepts(injector.injected) as hooks:
+        hooks.changes["a"] = Change(full(customised()))
+        injector.watch(UNET)
+        hooks.watch(UNET)
+        ours = UNET(x, t, context=injected.conditioning[None])
+    assert torch.equal(ours, UNET(x, t, context=injected.base[None]))
+
+
+def test_custom_diffusion_itself_equals_changed_weights_and_changes_no_weight() -> None:
+    first, second = customised(5), customised(6)
+    changed = copy.deepcopy(UNET)
+    for name, weight in changed.named_parameters():
+        if layer_of(name):
+            base = weight.detach().clone()
+            weight.data = base + (first[PREFIX + name] - base) + 0.5 * (second[PREFIX + name] - base)
+    before = {name: weight.detach().clone() for name, weight in UNET.named_parameters()}
+    context = torch.randn(2, 12, reference.WIDTH, generator=torch.Generator().manual_seed(9))
+    x, t = inputs(2)
+    with torch.no_grad(), ChangedEverywhere([Change(full(first)), Change(deltas(second), 0.5)]) as hooks:
+        hooks.watch(UNET)
+        ours = UNET(x, t, context=context)
+    torch.testing.assert_close(ours, changed(x, t, context=context), rtol=1e-4, atol=1e-4)
+    assert all(torch.equal(weight, before[name]) for name, weight in UNET.named_parameters())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in UNET.modules())
+
+
+def test_hooks_follow_a_changed_model_and_never_stay() -> None:
+    other = reference.UNet()
+    with pytest.raises(RuntimeError, match="interrupted"), ChangedEverywhere([Change(full(customised()))]) as hooks:
+        hooks.watch(UNET)
+        hooks.watch(other)
+        assert not any(module._forward_hooks for module in UNET.modules())
+        assert sum(len(module._forward_hooks) for module in other.modules()) == 6
+        raise RuntimeError("interrupted")
+    assert not any(module._forward_hooks for module in other.modules())
+
+
+def test_a_loaded_checkpoint_of_custom_diffusion_is_injected_as_its_authors_would_load_it(tmp_path: Path) -> None:
+    from alignit.formats import load_concept  # noqa: PLC0415
+
+    weights = customised()
+    file = tmp_path / "delta_epoch=000004.ckpt"
+    torch.save({"state_dict": {**weights, "embed": torch.randn(1, reference.WIDTH)}}, file)
+    concept = load_concept(file)
+    assert [token.name for token in concept.tokens] == ["<new1>"]
+    injected, dummy = prompt(1, {4: "<new1>"})
+    x, t = inputs()
+    with torch.no_grad(), ChangedAtConcepts([injected]) as hooks:
+        hooks.changes["<new1>"] = Change(concept.weights)
+        hooks.watch(UNET)
+        ours = UNET(x, t, context=injected.conditioning[None])
+    wanted = reference.generate_by_index(UNET, x, t, injected.base, [(dummy, [4])], 1.0, weights)
+    torch.testing.assert_close(ours, wanted, rtol=1e-4, atol=1e-4)
