@@ -21,7 +21,7 @@ class Injector:
     While `active`, Algorithm 1's line 4 applies and the context passes as it is. While not, the injected rows are
     replaced by the base prompt's: keys and values are linear in the rows, so every layer computes the base model's.
 
-    Use as a context manager; the hook is gone at the end of the block, whatever happens in it.
+    Use as a context manager: the hook is gone at the end of the block, whatever happens in it.
     """
 
     def __init__(self, always_active: bool) -> None:

@@ -7,7 +7,7 @@ sgm and diffusers give these modules the same names, and every attention optimis
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,7 +59,10 @@ def unchanged(_attention: torch.nn.Module, rows: torch.Tensor) -> tuple[torch.Te
 
 
 class ProjectionHooks:
-    """Hooks on the key and value projections of a UNet. Use as a context manager: they are gone after the block."""
+    """Hooks on the key and value projections of a UNet; this base class has none.
+
+    Use as a context manager: they are gone after the block.
+    """
 
     def __init__(self) -> None:
         self._unet: torch.nn.Module | None = None
@@ -89,7 +92,7 @@ class ProjectionHooks:
         self._unet = None
 
     def _hook(self, name: str, attention: Any) -> None:
-        raise NotImplementedError
+        """Set the hooks of one `attn2`, by its path in the UNet."""
 
 
 class ChangedEverywhere(ProjectionHooks):
@@ -107,8 +110,9 @@ class ChangedEverywhere(ProjectionHooks):
 
     def _changed(self, layer: str) -> Callable[..., torch.Tensor]:
         def hook(_module: torch.nn.Module, args: tuple[torch.Tensor, ...], outputs: torch.Tensor) -> torch.Tensor:
-            result = outputs
-            for change in self._changes:
+            first, *others = self._changes
+            result = first.apply(layer, args[0], outputs)
+            for change in others:
                 result = result + (change.apply(layer, args[0], outputs) - outputs)
             return result
 
@@ -120,22 +124,26 @@ class ChangedAtConcepts(ProjectionHooks):
 
     What is injected is computed once for a UNet's weights, when a layer first meets the row.
 
-    Attributes:
-        changes: The changes, by concept.
-        injected: The prompts whose rows to look for. Rows of concepts without a change stay as they are.
     """
 
-    def __init__(self, injected: list[Injected], strength: float = 1.0, prepare: Prepare = unchanged) -> None:
-        """Start without changes.
+    def __init__(
+        self,
+        injected: Sequence[Injected],
+        changes: Mapping[str, Change],
+        strength: float = 1.0,
+        prepare: Prepare = unchanged,
+    ) -> None:
+        """Take what to inject.
 
         Args:
-            injected: See above; the list is shared with the caller.
+            injected: The prompts whose rows to look for. Rows of concepts without a change stay as they are.
+            changes: The changes, by concept.
             strength: Blend with the base prompt's keys and values: K = K_p + strength (K' - K_p), the same for V.
             prepare: Gives the inputs of `to_k` and `to_v` for rows of the context, [n, width] each: hypernetworks.
         """
         super().__init__()
-        self.changes: dict[str, Change] = {}
-        self.injected = injected
+        self._injected = injected
+        self._changes = changes
         self._strength = strength
         self._prepare = prepare
         self._context: torch.Tensor | None = None
@@ -147,10 +155,6 @@ class ChangedAtConcepts(ProjectionHooks):
         super().release()
         self._context = None
         self._located = {}
-        self._values.clear()
-
-    def forget_values(self) -> None:
-        """Compute anew what is injected: the UNet has other weights now."""
         self._values.clear()
 
     def _hook(self, name: str, attention: Any) -> None:
@@ -166,9 +170,11 @@ class ChangedAtConcepts(ProjectionHooks):
         # A UNet hands one context to all of its layers; some extensions slice it on the way.
         if context is not self._context:
             self._context = context
-            found = locate(context, self.injected) if isinstance(context, torch.Tensor) else {}
+            found = locate(context, self._injected) if isinstance(context, torch.Tensor) else {}
             self._located = {
-                place: (injected, row) for place, (injected, row) in found.items() if injected.rows[row] in self.changes
+                place: (injected, row)
+                for place, (injected, row) in found.items()
+                if injected.rows[row] in self._changes
             }
 
     def _changed(self, layer: str, attention: Any, index: int) -> Callable[..., torch.Tensor | None]:
@@ -188,7 +194,7 @@ class ChangedAtConcepts(ProjectionHooks):
     def _value(self, layer: str, attention: Any, module: Any, index: int, injected: Injected, row: int) -> torch.Tensor:
         key = layer, id(injected), row
         if key not in self._values:
-            change = self.changes[injected.rows[row]]
+            change = self._changes[injected.rows[row]]
             rows = torch.stack([injected.conditioning[row], injected.base[row]]).to(self._context)
             inputs = self._prepare(attention, rows)[index]
             # Not by calling the module, which would come back here; LoRA's changes are in its forward.

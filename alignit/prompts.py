@@ -43,7 +43,7 @@ class Span(Generic[E]):
     @property
     def stop(self) -> int:
         """The row after the span's last."""
-        return self.start + span_length(len(self.class_tokens), self._concept_length)
+        return self.start + max(len(self.class_tokens), self._concept_length)
 
     @property
     def concept_rows(self) -> range:
@@ -53,11 +53,6 @@ class Span(Generic[E]):
     @property
     def _concept_length(self) -> int:
         return self.vectors + len(self.trailing) if self.vectors else 0
-
-
-def span_length(class_tokens: int, concept_tokens: int) -> int:
-    """Return the number of rows that a class word and a concept need."""
-    return max(class_tokens, concept_tokens)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ emphasis and prompt editing need round or square brackets; ``AND`` and ``BREAK``
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 # A name may itself be in angle brackets, as the token of a diffusers embedding is: <<new1>=cat>.
@@ -24,11 +24,13 @@ class Mark:
         name: The concept's name, without the outer brackets.
         class_word: What stands after ``=``; empty for ``<my-cat=>``, None where there is no ``=``.
         text: The mark as typed.
+        trailing: Whether the class word follows the brackets, as in Custom Diffusion's ``<new1> cat``.
     """
 
     name: str
     class_word: str | None
     text: str
+    trailing: bool = False
 
 
 def split(text: str) -> Iterator[str | Mark]:
@@ -46,6 +48,31 @@ def split(text: str) -> Iterator[str | Mark]:
         end = match.end()
     if end < len(text):
         yield text[end:]
+
+
+def join_class_words(parts: Iterable[str | Mark], class_word: Callable[[str, str], str | None]) -> Iterator[str | Mark]:
+    """Join marks with the class words that follow them: ``<new1> cat`` is one concept with its class word.
+
+    Args:
+        parts: The parts of a prompt, as `split` yields them.
+        class_word: Gives the class word with which the text after a concept's mark begins, from the concept's name and
+            that text, or None where there is none.
+    """
+    before: str | Mark | None = None
+    for part in parts:
+        if isinstance(before, Mark) and before.class_word is None and isinstance(part, str):
+            text = part.lstrip()
+            word = class_word(before.name, text) if text != part else None
+            if word:
+                end = len(part) - len(text) + len(word)
+                yield Mark(before.name, word, before.text + part[:end], trailing=True)
+                before = part[end:] or None
+                continue
+        if before is not None:
+            yield before
+        before = part
+    if before is not None:
+        yield before
 
 
 def without_class_words(text: str, find: Callable[[str], str | None]) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from modules import script_callbacks
+from modules import extra_networks, script_callbacks
 
+from alignit.webui.deltas import DeltaNetwork
 from alignit.webui.script import on_cfg_denoiser
 from alignit.webui.settings import add_settings
 
@@ -12,3 +13,5 @@ def register() -> None:
     """Register the callbacks. The host clears all of them before it loads scripts again."""
     script_callbacks.on_ui_settings(add_settings)
     script_callbacks.on_cfg_denoiser(on_cfg_denoiser)
+    # The host empties its registry of networks after it has loaded scripts.
+    script_callbacks.on_before_ui(lambda: extra_networks.register_extra_network(DeltaNetwork()))

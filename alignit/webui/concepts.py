@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from modules import shared
 
 from alignit.class_words import ClassWordError, ClassWords, remembered
-from alignit.syntax import Mark, class_word_error, split
+from alignit.projections import Change
+from alignit.suggestions import class_nouns
+from alignit.syntax import Mark, class_word_error, join_class_words, split
+from alignit.webui.deltas import Delta
 from alignit.webui.embeddings import (
     embedding_in_tokens,
     find_embedding,
@@ -45,17 +48,19 @@ class Concepts:
     embedding, and that before a suggested one, which the settings have to allow.
 
     Attributes:
+        deltas: The Custom Diffusion concepts that are active in the prompt at hand.
         found: The concepts in use, by name.
         suggestions: For each concept that has none, the nearest nouns, nearest first.
     """
 
     def __init__(self, words: ClassWords, say: Callable[[str], None]) -> None:
         """Take the panel's class words, and a function that tells the user what cannot be done."""
+        self.deltas: list[Delta] = []
         self.found: dict[str, Found] = {}
         self.suggestions: dict[str, list[str]] = {}
         self._panel = words
         self._in_prompt: dict[str, str] = {}
-        self._resolved: dict[tuple[str, str | None], Concept | None] = {}
+        self._resolved: dict[tuple[str, str | None, Change | None], Concept | None] = {}
         self._say = say
 
     def read(self, text: str) -> None:
@@ -69,7 +74,7 @@ class Concepts:
 
     def split(self, text: str) -> Iterator[str | Mark]:
         """See `alignit.webui.encoders.Lookup`."""
-        for part in split(text):
+        for part in join_class_words(split(text), self._class_word_after):
             names = [] if isinstance(part, Mark) else [name for name in passed_over_in(part) if find_embedding(name)]
             if isinstance(part, Mark) or not names:
                 yield part
@@ -81,16 +86,39 @@ class Concepts:
 
     def mark(self, mark: Mark) -> Any | None:
         """See `alignit.webui.encoders.Lookup`."""
-        embedding = find_embedding(mark.name)
+        delta = self._delta_of(mark.name)
+        embedding = delta[1] if delta else find_embedding(mark.name)
         if mark.class_word is None:
             return None if embedding is None else self.embedding(embedding)
         if embedding is not None:
-            return self._resolve(embedding, mark.class_word) or embedding
+            concept = self._resolve(embedding, mark.class_word)
+            return embedding if concept is None else replace(concept, trailing=mark.trailing)
         return self._without_embedding(mark)
 
     def embedding(self, embedding: Any) -> Concept | None:
         """See `alignit.webui.encoders.Lookup`."""
         return self._resolve(embedding, self._in_prompt.get(embedding.name.strip("<>").lower()))
+
+    def _delta_of(self, name: str) -> tuple[Delta, Any] | None:
+        wanted = name.strip("<>").lower()
+        return next(
+            (
+                (delta, embedding)
+                for delta in reversed(self.deltas)
+                for embedding in delta.embeddings
+                if embedding.name.strip("<>").lower() == wanted
+            ),
+            None,
+        )
+
+    def _class_word_after(self, name: str, text: str) -> str | None:
+        delta = self._delta_of(name)
+        if delta is None:
+            return None
+        words = [self._panel.get(name), self._remembered(delta[1]), *re.findall(r"^[^\W\d_]+", text)]
+        if len(words) > 2 and words[2] and words[2].lower() not in class_nouns():
+            words.pop()
+        return next((text[: len(word)] for word in words if word and _begins_with(text, word)), None)
 
     def _without_embedding(self, mark: Mark) -> Concept | None:
         if is_for_another_model(mark.name):
@@ -103,12 +131,13 @@ class Concepts:
         return Concept(mark.name, mark.class_word or "", None)
 
     def _resolve(self, embedding: Any, in_prompt: str | None) -> Concept | None:
-        key = embedding.name, in_prompt
+        delta = self._delta_of(embedding.name)
+        key = embedding.name, in_prompt, delta[0].change if delta else None
         if key not in self._resolved:
-            self._resolved[key] = self._resolve_anew(embedding, in_prompt)
+            self._resolved[key] = self._resolve_anew(*key[1:], embedding)
         return self._resolved[key]
 
-    def _resolve_anew(self, embedding: Any, in_prompt: str | None) -> Concept | None:
+    def _resolve_anew(self, in_prompt: str | None, change: Change | None, embedding: Any) -> Concept | None:
         word, source = self._class_word(embedding, in_prompt)
         if word is None or not self._is_good(embedding.name, word):
             return None
@@ -118,7 +147,7 @@ class Concepts:
                 f"'{word}' alone stands for it in the picture."
             )
             return Concept(embedding.name, word, None)
-        concept = Concept(embedding.name, word, embedding)
+        concept = Concept(embedding.name, word, embedding, change)
         self.found[embedding.name] = Found(concept, source)
         return concept
 
@@ -128,11 +157,7 @@ class Concepts:
         in_panel = self._panel.get(embedding.name)
         if in_panel is not None:
             return in_panel, "panel"
-        try:
-            kept = remembered(embedding.filename) if embedding.filename else None
-        except ClassWordError as error:
-            self._say(f"{error}.")
-            kept = None
+        kept = self._remembered(embedding)
         if kept is not None:
             return kept, "remembered"
         nearest = nearest_class_words(shared.sd_model, embedding)
@@ -144,6 +169,13 @@ class Concepts:
             f"in the prompt, or set one in the panel. Nearest to it: {', '.join(nearest)}."
         )
         return None, ""
+
+    def _remembered(self, embedding: Any) -> str | None:
+        try:
+            return remembered(embedding.filename) if embedding.filename else None
+        except ClassWordError as error:
+            self._say(f"{error}.")
+            return None
 
     def _is_good(self, name: str, word: str) -> bool:
         error = class_word_error(word)
@@ -162,3 +194,27 @@ class Concepts:
 
     def _say_unfit(self, name: str) -> None:
         self._say(f"The embedding '{name}' was made for another kind of model than the loaded one, and is not used.")
+
+
+def _begins_with(text: str, word: str) -> bool:
+    return re.match(rf"{re.escape(word)}(?!\w)", text, re.IGNORECASE) is not None
+
+
+class PlainDeltas:
+    """The `Lookup` where AlignIT is off: tokens of the active deltas are plain embeddings, and nothing is a concept."""
+
+    def __init__(self) -> None:
+        self.deltas: list[Delta] = []
+
+    def split(self, text: str) -> Iterator[str | Mark]:
+        """See `alignit.webui.encoders.Lookup`."""
+        return split(text)
+
+    def mark(self, mark: Mark) -> Any | None:
+        """See `alignit.webui.encoders.Lookup`."""
+        embeddings = {e.name.strip("<>").lower(): e for delta in self.deltas for e in delta.embeddings}
+        return embeddings.get(mark.name.strip("<>").lower())
+
+    def embedding(self, _embedding: Any) -> Concept | None:
+        """See `alignit.webui.encoders.Lookup`."""
+        return None

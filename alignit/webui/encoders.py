@@ -18,7 +18,8 @@ import torch
 from modules import shared
 
 from alignit.conditioning import Injected, splice
-from alignit.prompts import Chunk, Span, TargetChunk, base_chunk, span_length
+from alignit.projections import Change
+from alignit.prompts import Chunk, Span, TargetChunk, base_chunk
 from alignit.syntax import Mark
 from alignit.webui.patches import replaced
 
@@ -37,11 +38,15 @@ class Concept:
         name: The embedding's name.
         class_word: The class word's text.
         embedding: The host's embedding, or None where the class word alone shall be used.
+        change: Its change of W_k and W_v, or None.
+        trailing: Whether the class word follows the concept in the prompt, as part of it: "<new1> cat".
     """
 
     name: str
     class_word: str
     embedding: Any
+    change: Change | None = None
+    trailing: bool = False
 
 
 class Lookup(Protocol):
@@ -99,12 +104,15 @@ class _Placeholder:
     class_tokens: tuple[int, ...]
 
     @property
-    def concept_vectors(self) -> int:
-        return int(self.concept.embedding.vectors) if self.concept.embedding is not None else 0
-
-    @property
     def vectors(self) -> int:
-        return span_length(len(self.class_tokens), self.concept_vectors)
+        span = self.span(0)
+        return span.stop - span.start
+
+    def span(self, start: int) -> Span[Any]:
+        concept = self.concept
+        vectors = int(concept.embedding.vectors) if concept.embedding is not None else 0
+        trailing = self.class_tokens if concept.trailing else ()
+        return Span(concept.name, start, self.class_tokens, vectors, concept.embedding, trailing)
 
 
 class _TargetView:
@@ -184,10 +192,7 @@ def _target_chunks(chunks: Sequence[Any], id_end: int) -> list[TargetChunk[Any]]
                 # The host's comma backtrack moved the tokens to the next chunk, and left its note here.
                 row = row - text_stops[at] + 1
                 at += 1
-            concept = embedding.concept
-            spans[at].append(
-                Span(concept.name, row, embedding.class_tokens, embedding.concept_vectors, concept.embedding)
-            )
+            spans[at].append(embedding.span(row))
     return [
         TargetChunk(
             Chunk(tuple(chunk.tokens), tuple(chunk.multipliers), tuple(embeddings[index])),

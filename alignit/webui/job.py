@@ -1,4 +1,4 @@
-"""One generation with AlignIT on: what is set up for it, and how nothing of it stays behind.
+"""One generation with AlignIT on, or with deltas: what is set up for it, and how nothing of it stays behind.
 
 A job lives on the host's processing object `p` and nowhere else. It takes the place of four of p's own attributes, on
 the instance alone: where conditionings are computed, where they are cached, where sampling runs, and where p ends. The
@@ -8,15 +8,20 @@ text encoders are changed while a positive prompt is encoded, the UNet has a hoo
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
+import torch
 from modules import errors, sd_hijack, shared
+from modules.hypernetworks import hypernetwork
 
 from alignit.class_words import ClassWords, format_class_words
 from alignit.injection import Injector
+from alignit.projections import Change, ChangedAtConcepts, ChangedEverywhere, ProjectionHooks
 from alignit.syntax import without_class_words
 from alignit.webui.arguments import Arguments, infotext_key
-from alignit.webui.concepts import Concepts
+from alignit.webui.concepts import Concepts, PlainDeltas
+from alignit.webui.deltas import Delta, active_deltas
 from alignit.webui.embeddings import find_embedding_name
 from alignit.webui.encoders import Encoding, UnsupportedEncoderError
 from alignit.webui.notes import INFOTEXT_KEY, Notes
@@ -28,8 +33,25 @@ _ARGUMENTS_IN_INFOTEXT = ("class_words", "strength", "start", "end")
 _MISSING = object()
 
 
+@dataclass
+class _Conds:
+    """A conditioning that was computed for this generation.
+
+    Attributes:
+        conds: The host's object; a pass of sampling is known by it.
+        concepts: The concepts injected into it.
+        changes: For each of them that has one, its change of W_k and W_v.
+        deltas: The deltas that were active for it.
+    """
+
+    conds: Any
+    concepts: set[str]
+    changes: dict[str, Change]
+    deltas: list[Delta]
+
+
 class Job:
-    """One generation with AlignIT on."""
+    """One generation with AlignIT on, or with deltas in its prompt."""
 
     def __init__(self, p: Any, arguments: Arguments) -> None:
         """Take over a processing object, until `end`."""
@@ -37,10 +59,13 @@ class Job:
         self._arguments = arguments
         self._notes = Notes(p)
         self._concepts = Concepts(ClassWords(arguments.class_words), self._notes.say)
+        self._plain_deltas = PlainDeltas()
         self._injector = Injector(arguments.always)
-        self._given_up = False
-        self._in_conds: list[tuple[Any, set[str]]] = []
-        self._encoded: set[str] = set()
+        self._projections: ProjectionHooks = ProjectionHooks()
+        self._given_up = not arguments.enabled
+        self._computed: list[_Conds] = []
+        self._computing = _Conds(None, set(), {}, [])
+        self._sampled_with: tuple[Any, ...] = ()
         self._originals: dict[str, Any] = {}
         self._replacements: dict[str, Any] = {}
 
@@ -58,6 +83,11 @@ class Job:
                 self._originals[name] = vars(p).get(name, _MISSING)
                 self._replacements[name] = value
                 setattr(p, name, value)
+
+    @property
+    def aligns(self) -> bool:
+        """Whether concepts are injected: AlignIT is on, and nothing went wrong so far."""
+        return not self._given_up
 
     @staticmethod
     def of(p: Any) -> Job | None:
@@ -89,41 +119,70 @@ class Job:
 
     def before_step(self, denoiser: Any) -> None:
         """A step of sampling begins, with the host's `CFGDenoiser`."""
-        if self._given_up:
-            return
         try:
+            # Asked for at each step, as a refiner changes model and conditioning in mid-sampling.
             conds = self._p.get_conds()[0]
-            for known, names in self._in_conds:
-                if known is conds:
-                    self._injector.expected |= names
-            self._injector.active = self._arguments.is_active(denoiser.step / denoiser.total_steps)
-            # Asked for at each step, as a refiner changes the model in mid-sampling.
-            self._injector.watch(shared.sd_model.model.diffusion_model)
+            computed = next((known for known in self._computed if known.conds is conds), None)
+            unet = shared.sd_model.model.diffusion_model
+            if computed is not None:
+                self._injector.expected |= computed.concepts
+                self._watch_projections(computed, unet)
+            if self.aligns:
+                self._injector.active = self._arguments.is_active(denoiser.step / denoiser.total_steps)
+                self._injector.watch(unet)
         except Exception:
             self._fail("following the sampling")
 
+    def _watch_projections(self, computed: _Conds, unet: Any) -> None:
+        # The same modules can hold another checkpoint's weights, and the next pass other deltas.
+        sampled_with = computed, id(shared.sd_model), shared.sd_model.sd_checkpoint_info
+        if self._sampled_with != sampled_with:
+            self._sampled_with = sampled_with
+            self._projections.release()
+            self._projections = self._projections_for(computed)
+        self._projections.watch(unet)
+
+    def _projections_for(self, computed: _Conds) -> ProjectionHooks:
+        if not self.aligns and computed.deltas:
+            return ChangedEverywhere([delta.change for delta in computed.deltas])
+        if not self.aligns or not computed.changes:
+            return ProjectionHooks()
+        return ChangedAtConcepts(
+            self._injector.injected, computed.changes, self._arguments.strength, _through_hypernetworks
+        )
+
     def _get_conds(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        def get_conds_with_caching(function: Any, required_prompts: Any, *args: Any, **kwargs: Any) -> Any:
+        def get_conds_with_caching(
+            function: Any,
+            required_prompts: Any,
+            steps: int,
+            caches: Any,
+            extra_network_data: Any,
+            *args: Any,
+            **kwargs: Any,
+        ) -> Any:
             if getattr(required_prompts, "is_negative_prompt", False):
-                return original(function, required_prompts, *args, **kwargs)
-            self._encoded = set()
+                return original(function, required_prompts, steps, caches, extra_network_data, *args, **kwargs)
             sd_model = shared.sd_model
+            self._computing = _Conds(None, set(), {}, self._active_deltas(extra_network_data))
             learned = self._learned(sd_model, sd_model.get_learned_conditioning)
             with replaced(sd_model, "get_learned_conditioning", learned):
-                conds = original(function, required_prompts, *args, **kwargs)
-            if not any(known is conds for known, _ in self._in_conds):
-                self._in_conds.append((conds, self._encoded))
+                conds = original(function, required_prompts, steps, caches, extra_network_data, *args, **kwargs)
+            if not any(known.conds is conds for known in self._computed):
+                self._computing.conds = conds
+                self._computed.append(self._computing)
+                self._say_unused_deltas(self._computing)
             return conds
 
         return get_conds_with_caching
 
     def _learned(self, sd_model: Any, original: Callable[[Any], Any]) -> Callable[[Any], Any]:
         def get_learned_conditioning(texts: Any) -> Any:
-            if not self._given_up:
+            if self.aligns:
                 try:
                     for text in texts:
                         self._concepts.read(text)
-                    encoding = Encoding(sd_model, self._concepts, lambda _concept: self._arguments.strength)
+                    encoding = Encoding(sd_model, self._concepts, self._strength_of)
                     conditioning = encoding.run(original, texts)
                     self._note_injected(encoding)
                     return conditioning
@@ -132,14 +191,44 @@ class Job:
                 except Exception:
                     self._fail("encoding the prompt")
             plain = [without_class_words(text, find_embedding_name) for text in texts]
-            return original(type(texts)(plain, copy_from=texts))
+            plain_texts = type(texts)(plain, copy_from=texts)
+            if not self._computing.deltas:
+                return original(plain_texts)
+            self._plain_deltas.deltas = self._computing.deltas
+            return Encoding(sd_model, self._plain_deltas, lambda _concept: 1.0).run(original, plain_texts)
 
         return get_learned_conditioning
+
+    def _strength_of(self, concept: str) -> float:
+        # Where W_k and W_v change too, keys and values are blended, and the row stays whole.
+        return 1.0 if self._concepts.found[concept].concept.change else self._arguments.strength
+
+    def _active_deltas(self, extra_network_data: Any) -> list[Delta]:
+        try:
+            deltas = active_deltas(extra_network_data, self._notes.say)
+        except UnsupportedEncoderError as error:
+            self._notes.say(f"{error}. <delta:...> is not used.")
+            deltas = []
+        self._concepts.deltas = deltas
+        return deltas
+
+    def _say_unused_deltas(self, computed: _Conds) -> None:
+        for delta in computed.deltas:
+            names = [embedding.name for embedding in delta.embeddings]
+            if self.aligns and not set(names) & computed.changes.keys():
+                self._notes.say(
+                    f"<delta:{delta.name}> is in the prompt, but no token of it with a class word is: write "
+                    f"{names[0] if names else 'the name of its embedding'} and a class word. Nothing of it is used."
+                )
 
     def _note_injected(self, encoding: Encoding) -> None:
         self._injector.injected += encoding.injected
         for injected in encoding.injected:
-            self._encoded.update(injected.rows.values())
+            self._computing.concepts.update(injected.rows.values())
+        for name in self._computing.concepts:
+            change = self._concepts.found[name].concept.change
+            if change is not None:
+                self._computing.changes[name] = change
         found = self._concepts.found
         if not found:
             return
@@ -170,10 +259,13 @@ class Job:
 
     def _sample(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def sample(*args: Any, **kwargs: Any) -> Any:
-            if not self._concepts.found and not self._given_up and not self._notes:
+            if self.aligns and not self._concepts.found and not self._notes:
                 self._notes.say("No embedding in the prompt: the picture is the same as without AlignIT.")
-            with self._injector:
+            try:
                 samples = original(*args, **kwargs)
+            finally:
+                self._injector.release()
+                self._projections.release()
             self._end_pass()
             return samples
 
@@ -209,7 +301,13 @@ class Job:
     def _forget(self) -> None:
         self._injector.release()
         self._injector.injected.clear()
-        self._in_conds.clear()
+        self._projections.release()
+        self._computed.clear()
         for cache in ("cached_c", "cached_hr_c"):
             if cache in self._replacements:
                 self._replacements[cache][:] = [None, None]
+
+
+def _through_hypernetworks(attention: Any, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    keys, values = hypernetwork.apply_hypernetworks(shared.loaded_hypernetworks, rows[None], attention)
+    return keys[0], values[0]

@@ -8,6 +8,7 @@ from modules import scripts
 
 from alignit.syntax import without_class_words
 from alignit.webui.arguments import Arguments, ArgumentsError
+from alignit.webui.deltas import NETWORK
 from alignit.webui.embeddings import find_embedding_name
 from alignit.webui.job import Job
 from alignit.webui.notes import Notes
@@ -59,13 +60,14 @@ class AlignITScript(scripts.Script):  # type: ignore[misc]
         except ArgumentsError as error:
             Notes(p).say(f"{error} This picture is made without AlignIT.")
             return
-        if arguments.enabled:
+        if arguments.enabled or any(f"<{NETWORK}:" in prompt for prompt in _prompts(p)):
             Job(p, arguments)
 
     def process_batch(self, p: Any, *_args: Any, **_kwargs: Any) -> None:
         """Give the host plain embeddings for class words in the prompts that AlignIT leaves to it."""
         names = ["negative_prompts", "hr_negative_prompts"]
-        if Job.of(p) is None:
+        job = Job.of(p)
+        if job is None or not job.aligns:
             names += ["prompts", "hr_prompts"]
         for name in names:
             prompts = getattr(p, name, None)
@@ -84,6 +86,10 @@ def on_cfg_denoiser(params: Any) -> None:
     job = Job.of(getattr(params.denoiser, "p", None))
     if job is not None:
         job.before_step(params.denoiser)
+
+
+def _prompts(p: Any) -> list[str]:
+    return [*(p.all_prompts or []), *(getattr(p, "all_hr_prompts", None) or [])]
 
 
 def _refuse(p: Any, error: ArgumentsError) -> None:

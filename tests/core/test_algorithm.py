@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alignit.conditioning import splice
-from alignit.prompts import Chunk, Span, TargetChunk, base_chunk, span_length
+from alignit.prompts import Chunk, Span, TargetChunk, base_chunk
 
 from . import reference
 from .reference import END, FILLER, START
@@ -36,7 +36,7 @@ def target_chunk(parts: list) -> TargetChunk:
             name, class_tokens = part
             vectors = len(CONCEPTS[name])
             spans.append(Span(name, len(tokens), tuple(class_tokens), vectors, name))
-            tokens += [0] * span_length(len(class_tokens), vectors)
+            tokens += [0] * max(len(class_tokens), vectors)
     stop = len(tokens)
     tokens += [END] * (reference.LENGTH - stop)
     return TargetChunk(Chunk(tuple(tokens), (1.0,) * len(tokens)), tuple(spans), stop)

@@ -61,8 +61,7 @@ def test_unet_output_equals_overwriting_with_the_customised_models_keys_and_valu
     weights = customised()
     injected, dummy = prompt(1, {4: "<new1>", 5: "<new1>"})
     x, t = inputs()
-    with torch.no_grad(), ChangedAtConcepts([injected], strength) as hooks:
-        hooks.changes["<new1>"] = Change(kind(weights))
+    with torch.no_grad(), ChangedAtConcepts([injected], {"<new1>": Change(kind(weights))}, strength) as hooks:
         hooks.watch(UNET)
         ours = UNET(x, t, context=injected.conditioning[None])
         again = UNET(x, t, context=injected.conditioning[None].clone())
@@ -88,8 +87,7 @@ def test_strength_of_the_change_and_sparse_and_factored_deltas() -> None:
     injected, dummy = prompt(1, {4: "a"})
     x, t = inputs()
     for changes, wanted_weights in ((change, half), (Change(full(weights), 0.5), half_full)):
-        with torch.no_grad(), ChangedAtConcepts([injected]) as hooks:
-            hooks.changes["a"] = changes
+        with torch.no_grad(), ChangedAtConcepts([injected], {"a": changes}) as hooks:
             hooks.watch(UNET)
             ours = UNET(x, t, context=injected.conditioning[None])
         wanted = reference.generate_by_index(UNET, x, t, injected.base, [(dummy, [4])], 1.0, wanted_weights)
@@ -102,8 +100,7 @@ def test_in_a_batch_only_the_rows_of_the_concept_change_and_each_prompt_gets_its
     two, two_dummy = prompt(2, {2: "a", 7: "plain"})
     uncond = torch.randn(12, reference.WIDTH, generator=torch.Generator().manual_seed(9))
     x, t = inputs(3)
-    with torch.no_grad(), ChangedAtConcepts([one, two], 0.7) as hooks:
-        hooks.changes["a"] = Change(full(weights))
+    with torch.no_grad(), ChangedAtConcepts([one, two], {"a": Change(full(weights))}, 0.7) as hooks:
         hooks.watch(UNET)
         ours = UNET(x, t, context=torch.stack([two.conditioning, uncond, one.conditioning]))
     for index, (base, injections) in enumerate(
@@ -121,8 +118,7 @@ def test_outside_the_range_of_steps_there_is_nothing_to_change() -> None:
     injector = Injector(always_active=False)
     injector.injected.append(injected)
     injector.active = False
-    with torch.no_grad(), injector, ChangedAtConcepts(injector.injected) as hooks:
-        hooks.changes["a"] = Change(full(customised()))
+    with torch.no_grad(), injector, ChangedAtConcepts(injector.injected, {"a": Change(full(customised()))}) as hooks:
         injector.watch(UNET)
         hooks.watch(UNET)
         ours = UNET(x, t, context=injected.conditioning[None])
@@ -168,8 +164,7 @@ def test_a_loaded_checkpoint_of_custom_diffusion_is_injected_as_its_authors_woul
     assert [token.name for token in concept.tokens] == ["<new1>"]
     injected, dummy = prompt(1, {4: "<new1>"})
     x, t = inputs()
-    with torch.no_grad(), ChangedAtConcepts([injected]) as hooks:
-        hooks.changes["<new1>"] = Change(concept.weights)
+    with torch.no_grad(), ChangedAtConcepts([injected], {"<new1>": Change(concept.weights)}) as hooks:
         hooks.watch(UNET)
         ours = UNET(x, t, context=injected.conditioning[None])
     wanted = reference.generate_by_index(UNET, x, t, injected.base, [(dummy, [4])], 1.0, weights)

@@ -9,6 +9,7 @@ It shares no code with AlignIT. The script takes one JSON object; every key is o
                   parts     which positive rows, counted image by image and within an image by AND part; default: all
                   steps     [first, last] of the denoiser's steps, both included; default: all
                   strength  1.0: K = K_p + strength (K' - K_p)
+                  weights   a .safetensors file with the customised model's W' by LDM names: K' = W' c'
                   keys, values, layers   false to leave keys or values alone; substrings of layer names, default: all
                   at        "conditioning": put rows of c' into the conditioning instead of keys and values
     hires       another list, for the hires pass; default: the same list
@@ -58,6 +59,7 @@ from modules import (
     shared,
 )
 from modules.hypernetworks import hypernetwork
+from safetensors import safe_open
 from torch.nn.modules import module as torch_module
 
 # The injection
@@ -156,6 +158,10 @@ class Injection:
                 dummy = dummy.expand(args[0].shape[0], -1, -1).to(args[0].dtype)
                 dummy = hypernetwork.apply_hypernetworks(shared.loaded_hypernetworks, dummy, attention)[which]
                 wanted = projection.forward(dummy)  # not __call__: this hook must not see it
+                if "weights" in injection:
+                    layer = f"model.diffusion_model.{name}.{('to_k', 'to_v')[which]}.weight"
+                    with safe_open(injection["weights"], "pt") as file:
+                        wanted = torch.nn.functional.linear(dummy, file.get_tensor(layer).to(dummy))
                 rows = injection["rows"]
                 take = injection.get("take", rows)
                 strength = injection.get("strength", 1.0)

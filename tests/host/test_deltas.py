@@ -1,0 +1,222 @@
+"""Custom Diffusion: ``<delta:NAME>`` in the prompt, with AlignIT and without."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.host.test_clean import comparable
+from tests.host.webui import Picture, Pictures, WebUI
+
+LDM = "model.diffusion_model."
+HIRES = {
+    "enable_hr": True,
+    "hr_scale": 2,
+    "hr_upscaler": "Latent",
+    "denoising_strength": 0.7,
+    "hr_second_pass_steps": 3,
+}
+
+
+@dataclass
+class Files:
+    """Files of one training run, as its code writes them, and what stands for the customised model in plain hosts.
+
+    Attributes:
+        weights: The customised weights W' by LDM name, as the reference reads them.
+        checkpoint: Name of a checkpoint with these weights in place.
+    """
+
+    weights: Path
+    checkpoint: str
+
+
+@pytest.fixture(scope="module")
+def files(servers, tmp_path_factory) -> Iterator[Files]:
+    host: WebUI = servers.get("host")
+    base_file = host.cache / "checkpoints" / "tiny-sd1.safetensors"
+    base = load_file(base_file)
+    generator = torch.Generator().manual_seed(0)
+    weights = {
+        name: tensor + 0.5 * tensor.std() * torch.randn(tensor.shape, generator=generator)
+        for name, tensor in base.items()
+        if name.startswith(LDM) and ("attn2.to_k" in name or "attn2.to_v" in name)
+    }
+    vector = torch.randn(1, 64, generator=generator)
+    vector *= 0.7 / vector.norm()
+    deltas = host.data / "models" / "deltas"
+    deltas.mkdir(parents=True, exist_ok=True)
+    # As train.py of custom-diffusion saves it.
+    torch.save({"state_dict": {**weights, "embed": vector}}, deltas / "my-run.ckpt")
+    # As custom-diffusion-webui saves it: differences, and the token as an embedding of the WebUI.
+    metadata = {
+        "json": '{"meta": {"version": "0.1"}, "entries": {' + ", ".join(f'"{n}": "delta"' for n in weights) + "}}"
+    }
+    differences = {name: tensor - base[name] for name, tensor in weights.items()}
+    save_file(differences, deltas / "my-cat.delta.safetensors", metadata)
+    save_file(
+        {n: t for n, t in differences.items() if "input_blocks" in n}, deltas / "sparse.delta.safetensors", metadata
+    )
+    save_file({"new": vector}, host.embeddings / "newtoken.safetensors")  # the token, for the reference's prompts
+    save_file({"sparse": vector}, host.embeddings / "sparse.safetensors")
+    reference = tmp_path_factory.mktemp("deltas") / "weights.safetensors"
+    save_file(weights, reference)
+    checkpoint = host.cache / "checkpoints" / "tiny-sd1-customised.safetensors"
+    save_file({**base, **weights}, checkpoint)
+    checkpoint.with_suffix(".yaml").write_bytes(base_file.with_suffix(".yaml").read_bytes())
+    host.post("/sdapi/v1/refresh-embeddings")
+    host.post("/sdapi/v1/refresh-checkpoints")
+    yield Files(reference, checkpoint.stem)
+    for path in (checkpoint, checkpoint.with_suffix(".yaml")):
+        path.unlink()
+
+
+def same(ours: Pictures | Picture, wanted: Pictures | Picture) -> bool:
+    """Equal up to rounding: the reference computes the rows in a batch, AlignIT each of them once."""
+    if isinstance(ours, Picture):
+        return bool(np.abs(ours.pixels.astype(int) - wanted.pixels).max() <= 1)
+    return len(ours) == len(wanted) and all(map(same, ours, wanted))
+
+
+CASES = {
+    "the concept's token and its class word": ("a <new1> cat in snow", "a cat cat in snow", "* newtoken cat * *"),
+    "the token alone": ("a <new1=cat> in snow", "a cat in snow", "* newtoken * *"),
+    "a comma that would merge": ("a <new1> cat, snow", "a cat cat, snow", "* newtoken cat * *"),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("payload", [{}, {"batch_size": 2, "negative_prompt": "ugly, " * 45}, HIRES])
+def test_the_picture_equals_the_references(host: WebUI, files: Files, name: str, payload: dict) -> None:
+    target, base, dummy = CASES[name]
+    rows = [2, 3] if "cat" in dummy else [2]
+    inject = [{"dummy": dummy, "rows": rows, "weights": str(files.weights)}]
+    ours = host.txt2img(f"{target} <delta:my-run:1>", alignit=[True], **payload)
+    wanted = host.txt2img(base, reference={"inject": inject}, **payload)
+    without = host.txt2img(base, reference={"inject": [{"dummy": dummy, "rows": rows}]}, **payload)
+    assert same(ours, wanted)
+    assert wanted[0].difference(without[0]) > 1, "the weights changed nothing: the case proves nothing"
+    assert ours.info["extra_generation_params"]["AlignIT class words"] == "<new1>=cat"
+    assert "AlignIT note" not in ours.info["extra_generation_params"]
+
+
+def test_class_word_of_two_tokens_from_the_panel(host: WebUI, files: Files) -> None:
+    ours = host.txt2img("a <new1> golden retriever in snow <delta:my-run:1>", alignit=[True, "golden retriever"])
+    inject = [{"dummy": "* newtoken golden retriever * *", "rows": [2, 3, 4], "weights": str(files.weights)}]
+    assert same(ours, host.txt2img("a retriever golden retriever in snow", reference={"inject": inject}))
+
+
+@pytest.mark.parametrize("strength", [0.5, 1.5])
+def test_strength(host: WebUI, files: Files, strength: float) -> None:
+    inject = [{"dummy": "* newtoken cat * *", "rows": [2, 3], "weights": str(files.weights), "strength": strength}]
+    ours = host.txt2img("a <new1> cat in snow <delta:my-run:1>", alignit=[True, "", strength])
+    assert same(ours, host.txt2img("a cat cat in snow", reference={"inject": inject}))
+
+
+def test_range_of_steps(host: WebUI, files: Files) -> None:
+    inject = [{"dummy": "* newtoken cat * *", "rows": [2, 3], "weights": str(files.weights), "steps": [0, 1]}]
+    ours = host.txt2img("a <new1> cat in snow <delta:my-run:1>", alignit=[True, "", 1.0, 0.0, 0.5])
+    assert same(ours, host.txt2img("a cat cat in snow", reference={"inject": inject}))
+
+
+def test_beside_a_textual_inversion(host: WebUI, files: Files) -> None:
+    ours = host.txt2img("a <new1> cat and my-toy <delta:my-run:1>", alignit=[True, "my-toy=toy"])
+    inject = [
+        {"dummy": "* newtoken cat * * * *", "rows": [2, 3], "weights": str(files.weights)},
+        {"dummy": "* * * * my-toy", "rows": [5, 6, 7]},
+    ]
+    assert same(ours, host.txt2img("a cat cat and toy toy toy", reference={"inject": inject}))
+
+
+@pytest.mark.parametrize("network", ["<lora:tiny-lora:1>", "<hypernet:tiny-hyper:1>"])
+@pytest.mark.parametrize("strength", [1.0, 0.5])
+def test_beside_another_network(host: WebUI, files: Files, network: str, strength: float) -> None:
+    """Full weights replace what a LoRA does to the keys and values of the concept, and of it alone."""
+    ours = host.txt2img(f"a <new1> cat in snow <delta:my-run:1> {network}", alignit=[True, "", strength])
+    inject = [{"dummy": "* newtoken cat * *", "rows": [2, 3], "weights": str(files.weights), "strength": strength}]
+    assert same(ours, host.txt2img(f"a cat cat in snow {network}", reference={"inject": inject}))
+
+
+def test_differences_with_the_token_as_an_embedding_of_the_same_name(host: WebUI, files: Files) -> None:
+    inject = [{"dummy": "* my-cat * *", "rows": [2], "weights": str(files.weights)}]
+    wanted = host.txt2img("a cat in snow", reference={"inject": inject})
+    for name in ("my-cat", "my-cat.delta"):
+        ours = host.txt2img(f"a my-cat in snow <delta:{name}:1>", alignit=[True, "cat"])
+        assert same(ours, wanted)
+    assert wanted[0].difference(host.txt2img("a my-cat in snow", alignit=[True, "cat"])[0]) > 1
+
+
+def test_strength_of_the_delta(host: WebUI, files: Files) -> None:  # noqa: ARG001
+    none = host.txt2img("a my-cat in snow <delta:my-cat:0>", alignit=[True, "cat"])
+    assert same(none, host.txt2img("a my-cat in snow", alignit=[True, "cat"]))
+    half = host.txt2img("a my-cat in snow <delta:my-cat:0.5>", alignit=[True, "cat"])
+    sparse = host.txt2img("a sparse in snow <delta:sparse>", alignit=[True, "cat"])
+    assert len({pictures[0].png for pictures in (none, half, sparse)}) == 3
+
+
+@pytest.mark.parametrize("payload", [{}, {"batch_size": 2, "negative_prompt": "ugly, " * 45}, HIRES])
+def test_with_alignit_off_it_is_custom_diffusion_itself(host: WebUI, files: Files, payload: dict) -> None:
+    ours = host.txt2img("a <new1> cat in snow <delta:my-run:1>", **payload)
+    host.load(files.checkpoint)
+    assert same(ours, host.txt2img("a newtoken cat in snow", **payload))
+    assert ours[0].difference(host.txt2img("a cat in snow", **payload)[0]) > 1
+
+
+def test_refiner_and_hires_checkpoint_get_their_own_values(host: WebUI, files: Files) -> None:
+    for payload in (
+        {"refiner_checkpoint": "tiny-sd1-b", "refiner_switch_at": 0.5},
+        HIRES | {"hr_checkpoint_name": "tiny-sd1-b.safetensors"},
+    ):
+        inject = [{"dummy": "* newtoken cat * *", "rows": [2, 3], "weights": str(files.weights), "strength": 0.5}]
+        ours = host.txt2img("a <new1> cat in snow <delta:my-run:1>", alignit=[True, "", 0.5], **payload)
+        assert same(ours, host.txt2img("a cat cat in snow", reference={"inject": inject}, **payload))
+
+
+def test_nothing_is_left_behind(host: WebUI, files: Files) -> None:  # noqa: ARG001
+    host.txt2img("a house")  # after a refiner the host loads its own model again
+    before = comparable(host.state())
+    for alignit in ([True], None):
+        for payload in ({}, HIRES, {"reference": {"interrupt_at": 1}}):
+            host.txt2img("a <new1> cat in snow <delta:my-run:1>", alignit=alignit, **payload)
+            assert comparable(host.state()) == before
+
+
+@pytest.mark.host_errors
+@pytest.mark.parametrize("alignit", [[True], None])
+def test_nothing_is_left_behind_after_an_error(host: WebUI, files: Files, alignit: list | None) -> None:  # noqa: ARG001
+    host.txt2img("a house")
+    before = comparable(host.state())
+    with pytest.raises(Exception, match="as asked"):
+        host.txt2img("a <new1> cat in rain <delta:my-run:1>", alignit=alignit, reference={"raise_in": "unet"})
+    assert comparable(host.state()) == before
+
+
+def note(pictures: Pictures) -> str:
+    return str(pictures.info["extra_generation_params"].get("AlignIT note", ""))
+
+
+def test_what_is_wrong_is_said(host: WebUI, files: Files) -> None:  # noqa: ARG001
+    plain = host.txt2img("a cat in snow")
+    missing = host.txt2img("a cat in snow <delta:nothing:1>")
+    assert "'nothing' is not in the folder of deltas" in note(missing)
+    assert missing == plain
+    (host.data / "models" / "deltas" / "broken.ckpt").write_bytes(b"<html>Not found</html>")
+    broken = host.txt2img("a cat in snow <delta:broken:1>", alignit=[True])
+    assert "'broken.ckpt'" in note(broken)
+    assert broken == plain
+    assert "Write a number" in note(host.txt2img("a cat in snow <delta:my-run:much>"))
+    unused = host.txt2img("a cat in snow <delta:my-run:1>", alignit=[True])
+    assert "no token of it with a class word is: write <new1>" in note(unused)
+    assert unused == plain
+    no_word = host.txt2img("a <new1> running in snow <delta:my-run:1>", alignit=[True])
+    assert "'<new1>' has no class word" in note(no_word)
+    host.load("tiny-sd2")
+    other = host.txt2img("a <new1> cat in snow <delta:my-run:1>", alignit=[True])
+    assert "my-run.ckpt" in note(other)
+    assert "Load the kind of model that it was trained for" in note(other)
