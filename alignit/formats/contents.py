@@ -113,7 +113,5 @@ def _flatten(source: Source, tree: object) -> dict[TensorPath, StoredTensor]:
             found[path] = node
         elif len(path) < _MAX_DEPTH and isinstance(node, (dict, list, tuple)):
             items = list(node.items() if isinstance(node, dict) else enumerate(node))
-            if len(items) > _MAX_TENSORS:
-                raise source.error("has too many parts for a concept", "Choose a concept's file")
             waiting.extend(((*path, str(name)), item) for name, item in reversed(items))
     return found

@@ -67,7 +67,7 @@ def _tensor(source: Source, begin: int, entry: object) -> FileTensor:
         if isinstance(shape, list) and isinstance(offsets, list) and isinstance(name, str):
             dtype = _TYPES.get(name)
             sizes, ends = tuple(shape), tuple(offsets)
-            if is_shape(sizes) and is_shape(ends) and len(ends) == 2 and ends[0] <= ends[1]:
+            if is_shape(sizes) and is_shape(ends) and len(ends) == 2:
                 fits = dtype is None or math.prod(sizes) * dtype.itemsize == ends[1] - ends[0]
                 if fits and begin + ends[1] <= source.size:
                     return FileTensor(source, dtype, sizes, _contiguous(sizes), begin + ends[0])

@@ -126,7 +126,7 @@ def _read_vectors(source: Source, name: str, tensor: StoredTensor) -> torch.Tens
             f"has {shape[0]} vectors for '{name}', and at most {MAX_VECTORS} fit into a prompt", "Train it with fewer"
         )
     value = read_floats(source, tensor, f"the embedding '{name}'")
-    return value.reshape(shape).float().clone()
+    return value.reshape(shape).float()
 
 
 def _plain(contents: Contents) -> dict[str, dict[str, StoredTensor]]:

@@ -107,7 +107,6 @@ def test_torch_files_agree_with_torch(folder: Path, tree: dict[str, Any], legacy
         adapter({"control_trans": random(96)}),
         {
             "size": torch.Size([2, 3]),
-            "set": {"a"},
             "ordered": collections.OrderedDict(x=random(2)),
             "tuple": (random(1),),
         },

@@ -360,6 +360,13 @@ def test_safetensors_that_do_not_fit(tmp_path: Path, data: bytes) -> None:
     refuse(tmp_path, data)
 
 
+def test_safetensors_say_what_is_wrong(tmp_path: Path) -> None:
+    refuse(tmp_path, safetensors(b"{" + b" " * (17 * 2**20) + b"}"), "too long a header")
+    # A part that is not even used shows that the file is not whole.
+    unused = b', "note": {"dtype": "F32", "shape": [9], "data_offsets": [16, 52]}}'
+    refuse(tmp_path, safetensors(entry()[:-1] + unused, bytes(40)), "cut short")
+
+
 def test_safetensors_that_share_bytes(tmp_path: Path) -> None:
     entries = {f"<cat{n}>": {"dtype": "F32", "shape": [75, 1000], "data_offsets": [0, 300_000]} for n in range(70)}
     refuse(tmp_path, safetensors(json.dumps(entries).encode(), bytes(300_000)), "more numbers than it holds")
