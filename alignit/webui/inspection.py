@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from modules import extra_networks, prompt_parser, sd_models
+from typing import Any
+
+from modules import extra_networks, prompt_parser, sd_models, ui_extra_networks
 
 from alignit.class_words import ClassWordError, ClassWords, format_class_words, remember
 from alignit.webui.concepts import Concepts
@@ -16,12 +18,12 @@ _SOURCES = {
 }
 
 
-def inspect_prompt(prompt: str, class_words: str) -> list[str]:
-    """Say which concepts a prompt holds, with which class words and from where, and what is in the way."""
+def inspect_prompt(prompt: str, class_words: str) -> tuple[list[str], list[str]]:
+    """Say which concepts a prompt holds, with which class words and from where; and, second, what is in the way."""
     try:
         concepts, notes = _look(prompt, class_words)
     except (ClassWordError, UnsupportedEncoderError, _NoModelError) as error:
-        return [f"{error}"]
+        return [], [f"{error}"]
     lines = []
     for name, found in concepts.found.items():
         vectors = int(found.concept.embedding.vectors)
@@ -29,7 +31,7 @@ def inspect_prompt(prompt: str, class_words: str) -> list[str]:
             f"{name} ({vectors} {'vector' if vectors == 1 else 'vectors'}): "
             f"{found.concept.class_word}, {_SOURCES[found.source]}."
         )
-    return lines + notes or ["No embedding in the prompt."]
+    return _or_nothing(lines, notes)
 
 
 def suggested_class_words(prompt: str, class_words: str) -> str:
@@ -42,8 +44,8 @@ def suggested_class_words(prompt: str, class_words: str) -> str:
     return ", ".join(part for part in (class_words.strip().rstrip(","), added) if part)
 
 
-def remember_class_words(prompt: str, class_words: str) -> list[str]:
-    """Write the class words of a prompt's concepts beside their embeddings' files, and say what was written."""
+def remember_class_words(prompt: str, class_words: str) -> tuple[list[str], list[str]]:
+    """Write the class words of a prompt's concepts beside their embeddings' files, and say the same as above."""
     try:
         concepts, notes = _look(prompt, class_words)
         lines = []
@@ -51,10 +53,23 @@ def remember_class_words(prompt: str, class_words: str) -> list[str]:
             concept = found.concept
             if concept.embedding.filename:
                 remember(concept.embedding.filename, concept.class_word)
+                _tell_metadata_editor(concept.embedding)
                 lines.append(f"{name}: {concept.class_word}, remembered with the embedding.")
     except (ClassWordError, UnsupportedEncoderError, _NoModelError) as error:
-        return [f"{error}"]
-    return lines + notes or ["No embedding in the prompt."]
+        return [], [f"{error}"]
+    return _or_nothing(lines, notes)
+
+
+def _or_nothing(lines: list[str], notes: list[str]) -> tuple[list[str], list[str]]:
+    return (lines, notes) if lines or notes else (["No embedding in the prompt."], [])
+
+
+def _tell_metadata_editor(embedding: Any) -> None:
+    # The host's editor of an embedding's metadata writes back what it read when its tab was last filled.
+    for page in ui_extra_networks.extra_pages:
+        item = page.items.get(embedding.name, {})
+        if item.get("filename") == embedding.filename:
+            page.read_user_metadata(item, use_cache=False)
 
 
 class _NoModelError(Exception):

@@ -32,7 +32,7 @@ class Panel:
         with ui_components.InputAccordion(
             defaults.enabled, label=label("enabled"), elem_id=elem_id("enabled")
         ) as enabled:
-            found = gr.HTML(elem_id=elem_id("found"))
+            found = gr.HTML(elem_id=elem_id("found"), elem_classes=["alignit-found"])
             class_words = gr.Textbox(
                 value=defaults.class_words,
                 label=label("class_words"),
@@ -40,11 +40,11 @@ class Panel:
                 info="What each concept is, in ordinary words. <my-cat=cat> in the prompt does the same.",
                 elem_id=elem_id("class_words"),
             )
-            with gr.Row():
-                look = gr.Button("Look for concepts", elem_id=elem_id("look"))
-                suggest = gr.Button("Suggest class words", elem_id=elem_id("suggest"))
-                remember = gr.Button("Remember class words", elem_id=elem_id("remember"))
-            with gr.Row():
+            with gr.Row(elem_classes=["alignit-row"]):
+                suggest = gr.Button("Suggest class words", size="sm", elem_id=elem_id("suggest"))
+                remember = gr.Button("Remember class words", size="sm", elem_id=elem_id("remember"))
+                look = gr.Button("Look for concepts", visible=False, elem_id=elem_id("look"))  # javascript presses it
+            with gr.Row(elem_classes=["alignit-row"]):
                 strength, start, end = (
                     gr.Slider(
                         *value_range(name),
@@ -57,8 +57,7 @@ class Panel:
                 )
         self.components = [enabled, class_words, strength, start, end]
         self.paste_fields = [
-            # The key is absent where AlignIT was off, and an absent key would leave the checkbox as it is.
-            infotext_utils.PasteField(enabled, lambda params: infotext_key("class_words") in params),
+            infotext_utils.PasteField(enabled, was_enabled),
             *(
                 infotext_utils.PasteField(component, infotext_key(name))
                 for component, name in zip(
@@ -67,24 +66,32 @@ class Panel:
             ),
         ]
         if prompt is not None:
-            looking = {"fn": _found, "inputs": [prompt, class_words], "outputs": [found], "show_progress": False}
-            look.click(**looking)
-            prompt.blur(**looking)
-            class_words.blur(**looking)
-            enabled.change(**looking)
+            # Follows every change, typed or pasted, in the browser alone: javascript/alignit.js waits for the last one.
+            soon = f"() => alignitLook('{elem_id('enabled')}', '{elem_id('look')}')"
+            for component in (prompt, class_words, enabled):
+                component.change(fn=None, _js=soon)
+            look.click(fn=_found, inputs=[prompt, class_words], outputs=[found], show_progress=False)
             suggest.click(
                 fn=suggested_class_words, inputs=[prompt, class_words], outputs=[class_words], show_progress=False
-            ).then(**looking)
-            remember.click(fn=_remember, inputs=[prompt, class_words], outputs=[found], show_progress=False)
+            )
+            remember.click(fn=_remembered, inputs=[prompt, class_words], outputs=[found], show_progress=False)
+
+
+def was_enabled(params: dict[str, Any]) -> bool:
+    """Say from a picture's info whether AlignIT was on: a key that is absent would leave the checkbox as it is."""
+    return infotext_key("class_words") in params
 
 
 def _found(prompt: str, class_words: str) -> str:
-    return _as_html(inspect_prompt(prompt, class_words))
+    return _as_html(*inspect_prompt(prompt, class_words))
 
 
-def _remember(prompt: str, class_words: str) -> str:
-    return _as_html(remember_class_words(prompt, class_words))
+def _remembered(prompt: str, class_words: str) -> str:
+    return _as_html(*remember_class_words(prompt, class_words))
 
 
-def _as_html(lines: list[str]) -> str:
-    return "<br>".join(map(html.escape, lines))
+def _as_html(lines: list[str], notes: list[str]) -> str:
+    return "".join(
+        [f"<p>{html.escape(line)}</p>" for line in lines]
+        + [f'<p class="alignit-note">{html.escape(note)}</p>' for note in notes]
+    )

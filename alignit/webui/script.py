@@ -39,7 +39,8 @@ class AlignITScript(scripts.Script):  # type: ignore[misc]
         """Build the panel; its components are the arguments of the methods below."""
         panel = Panel(self.elem_id, self._prompt)
         self.infotext_fields = panel.paste_fields
-        self.paste_field_names = [label for _, label in panel.paste_fields if isinstance(label, str)]
+        # "Send to img2img" copies the fields whose second part is among these, be it a label or a function.
+        self.paste_field_names = [restored_by for _, restored_by in panel.paste_fields]
         return panel.components
 
     def before_process(self, p: Any, *args: Any) -> None:

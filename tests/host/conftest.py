@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.host.browser import NO_BROWSER
 from tests.host.webui import WebUI, find_webui, webui_directory
 
 MISSING = f"no WebUI with a venv at {webui_directory()} (set WEBUI_DIR)"
@@ -86,7 +87,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    skipped = [report for report in terminalreporter.stats.get("skipped", []) if MISSING in str(report.longrepr)]
-    if skipped:
-        terminalreporter.section("HOST TESTS SKIPPED", red=True, bold=True)
-        terminalreporter.line(f"{len(skipped)} tests in the real host did not run: {MISSING}", red=True)
+    for reason, what in ((MISSING, "the real host"), (NO_BROWSER, "the browser")):
+        skipped = [report for report in terminalreporter.stats.get("skipped", []) if reason in str(report.longrepr)]
+        if skipped:
+            terminalreporter.section("HOST TESTS SKIPPED", red=True, bold=True)
+            terminalreporter.line(f"{len(skipped)} tests in {what} did not run: {reason}", red=True)

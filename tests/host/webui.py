@@ -159,7 +159,8 @@ class WebUI:
     ) -> None:
         """alignit: the checkout to link in, or None. page: serve the web page too, not the API alone."""
         self.directory = directory
-        self.flags = [*FLAGS, *flags] + ([] if page else ["--nowebui"])
+        # The page's scripts and styles are served from the working directory, which is not the WebUI's own here.
+        self.flags = [*FLAGS, *flags] + ([f"--gradio-allowed-path={directory}"] if page else ["--nowebui"])
         self.cache = checkpoints_for(directory)
         self.root = Path(tempfile.mkdtemp(prefix="alignit-webui-"))
         self.data = self.root / "data"
