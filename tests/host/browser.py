@@ -114,6 +114,7 @@ class Tab:
         else:
             expect(self.pictures.first).not_to_have_attribute("src", before)
         expect(self.info).to_contain_text("Steps: ")
+        expect(self.page.locator(f"#{self.name}_interrupt")).to_be_hidden()
         source = self.pictures.first.get_attribute("src") or ""
         answer = requests.get(re.sub(r"^(https?://[^/]+)?", url, source), timeout=30)
         answer.raise_for_status()

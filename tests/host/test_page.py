@@ -198,12 +198,6 @@ def test_remembered_class_words_survive_the_metadata_editor(page_host: WebUI, ta
     assert "AlignIT class words: my-cat=cat" in picture.infotext
 
 
-def test_nothing_is_asked_of_the_server_while_alignit_is_off(tab: Tab) -> None:
-    tab.prompt.fill(PROMPT)
-    tab.page.wait_for_timeout(1500)  # more than the panel waits for a prompt to be finished
-    assert tab.found.text_content() == ""
-
-
 def test_after_reload_ui_the_panel_is_there_once_and_works(page_host: WebUI, tab: Tab) -> None:
     expected = page_host.txt2img(PROMPT, **PAGE, alignit=[True, "my-cat=cat"])[0]
     tab.page.locator("#footer").get_by_text("Reload UI").click()
