@@ -1,6 +1,6 @@
 """Write the pictures of the README: AlignIT in a real WebUI's page, with the small test checkpoint.
 
-    PYTHONPATH=. python tools/make_pictures.py
+    python -m tools.make_pictures
 
 Needs what the tests in the browser need: a WebUI and Chromium. The checkpoint has random weights, so the picture that it
 makes is abstract.
