@@ -2,8 +2,8 @@
 
     python -m tools.make_pictures
 
-Needs what the tests in the browser need: a WebUI and Chromium. The checkpoint has random weights, so the picture that it
-makes is abstract.
+Needs what the tests in the browser need: a WebUI and Chromium, and a font with emojis for the WebUI's buttons. The
+checkpoint has random weights, so the picture that it makes is abstract.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 
 from PIL import Image
 from playwright.sync_api import Browser, expect
+
 from tests.host.browser import NO_BROWSER, Tab, chromium, find_browser
 from tests.host.webui import WebUI, find_webui, webui_directory
 

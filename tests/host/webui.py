@@ -92,7 +92,7 @@ def checkpoints_for(directory: Path) -> Path:
     if not folder.exists():
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=root) as building:
-            command = [webui_python(directory), GENERATOR, directory, building]
+            command = [str(webui_python(directory)), str(GENERATOR), str(directory), building]
             made = subprocess.run(command, check=False, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
             if made.returncode:
                 raise RuntimeError(f"make_checkpoints.py failed:\n{made.stdout}")
@@ -281,11 +281,11 @@ class WebUI:
         return self._generate("/sdapi/v1/txt2img", prompt=prompt, **payload)
 
     def img2img(self, prompt: str = "", *, init: Picture, mask: np.ndarray | None = None, **payload: Any) -> Pictures:
-        images = {"init_images": [base64.b64encode(init.png).decode()]}
+        images: dict[str, Any] = {"init_images": [base64.b64encode(init.png).decode()]}
         if mask is not None:
             png = io.BytesIO()
             Image.fromarray(mask).save(png, "png")
-            images["mask"] = base64.b64encode(png.getvalue()).decode()  # type: ignore[assignment]
+            images["mask"] = base64.b64encode(png.getvalue()).decode()
         return self._generate("/sdapi/v1/img2img", prompt=prompt, **images, **payload)
 
     def _generate(
