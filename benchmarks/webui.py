@@ -78,6 +78,7 @@ class Comparison:
 
 
 MAIN = "AlignIT / its base prompt, plain"
+NOISE = "base / base: the noise"
 FIXED_COST = "AlignIT / base, 64x64 and 1 step: what a picture costs more, whatever its size"
 COMPARISONS = [
     Comparison(MAIN, BASE, ALIGNIT, wanted=True),
@@ -116,7 +117,7 @@ COMPARISONS = [
         picture("a my-cat playing with a ball", "my-cat=cat", **ONE_STEP),
         share=6,
     ),
-    Comparison("base / base: the noise", BASE, BASE, share=0.5),
+    Comparison(NOISE, BASE, BASE, share=0.5),
 ]
 RANGE = COMPARISONS[2].b
 SDXL = COMPARISONS[4].b
@@ -263,7 +264,7 @@ def facts(webui: WebUI, pairs: int) -> dict[str, Any]:
         "torch": torch,
         "python": python,
         "machine": f"{os.cpu_count()} CPUs ({processor[1] if processor else platform.machine()}), no GPU",
-        "load": f"{os.getloadavg()[0]:.2f}",
+        "load at the start": f"{os.getloadavg()[0]:.2f}",
         "pairs": pairs,
     }
 
@@ -290,6 +291,21 @@ def times_row(name: str, times: Payload) -> list[str]:
 def verdict(measured: bool) -> str:
     """Say in a table whether a wanted figure was reached."""
     return "yes" if measured else "**no**"
+
+
+def small_print(times: dict[str, Payload]) -> str:
+    """Say how far the noise reaches, and what the ratio is by the cost of a picture of one step."""
+    noise = median_interval(np.divide(*np.array(times[NOISE]["cpu_seconds"]).T[::-1]))
+    cost = np.array(times[FIXED_COST]["cpu_seconds"])
+    extra = median_interval((cost[:, 1] - cost[:, 0]) * 1000)
+    plain = float(np.median(np.array(times[MAIN]["cpu_seconds"])[:, 0])) * 1000
+    return (
+        "The same picture as A and as B, which ought to give 1, gives {:.4f} ({:.4f} to {:.4f}) of CPU time: ratios of "
+        "these pictures are no better than that. ".format(*noise)
+        + "Steadier is what AlignIT adds to a picture of one step: {:.1f} ms ({:.1f} to {:.1f}) of CPU; ".format(*extra)
+        + f"of the {plain:.0f} ms of the plain picture above that is a ratio of {1 + extra[0] / plain:.4f} "
+        f"({1 + extra[1] / plain:.4f} to {1 + extra[2] / plain:.4f}), if a step costs nothing more."
+    )
 
 
 def report(result: Payload) -> str:
@@ -355,6 +371,8 @@ def report(result: Payload) -> str:
             "## Wanted and measured",
             "",
             summary,
+            "",
+            small_print(times),
             "",
             "## Time per picture",
             "",
@@ -433,7 +451,7 @@ def main() -> None:
         errors = webui.exceptions()
     if errors:
         raise SystemExit(f"The server had errors, so this measured something else:\n{errors}")
-    arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+    arguments.out.write_text(json.dumps(result) + "\n")
     text = report(result)
     arguments.out.with_name("results.md").write_text(text)
     print(text)
