@@ -82,7 +82,7 @@ def active_deltas(extra_network_data: Mapping[str, Any] | None, say: Callable[[s
     for params in (extra_network_data or {}).get(NETWORK, []):
         name = params.positional[0] if params.positional else ""
         try:
-            deltas.append(_load(name, params.positional[1:]))
+            deltas.append(_load(name, params.positional[1:], say))
         except ConceptFileError as error:
             say(f"{error} The picture is made without <delta:{name}>.")
     return deltas
@@ -106,7 +106,7 @@ def find_delta(name: str) -> Path | None:
     return None
 
 
-def _load(name: str, positional: list[str]) -> Delta:
+def _load(name: str, positional: list[str], say: Callable[[str], None]) -> Delta:
     path = find_delta(name)
     if path is None:
         raise ConceptFileError(Path(name), "is not in the folder of deltas", f"Put it into {deltas_folder().name}")
@@ -117,7 +117,11 @@ def _load(name: str, positional: list[str]) -> Delta:
     concept = _cached(path)
     if concept.weights is None:
         raise ConceptFileError(path, "has no key and value weights", "Put an embedding into the embeddings folder")
-    concept.check_against(_model_shapes())
+    layers = _live_layers()
+    concept.check_against(_model_shapes(layers))
+    doubt = concept.weights.doubt(layers)
+    if doubt:
+        say(f"'{path.name}': {doubt}. Look for the file's other form, or convert it again.")
     embeddings: tuple[Any, ...] = tuple(_as_embedding(token, concept.path) for token in concept.tokens)
     if not embeddings:
         sibling = find_embedding(name) or find_embedding(concept.name)
@@ -131,14 +135,16 @@ def _as_embedding(token: TokenEmbedding, path: Path) -> Embedding:
     return Embedding(token.name, vec, token.length, str(path))
 
 
-def _model_shapes() -> ModelShapes:
-    sd_model = shared.sd_model
-    encoders = text_encoders(sd_model)
-    unet = sd_model.model.diffusion_model
-    layers = {layer: tuple(module.weight.shape) for name, module in unet.named_modules() if (layer := layer_of(name))}
-    widths = {key: table.shape[-1] for key, table in map(token_table, encoders)}
+def _live_layers() -> dict[str, torch.Tensor]:
+    unet = shared.sd_model.model.diffusion_model
+    return {layer: module.weight for name, module in unet.named_modules() if (layer := layer_of(name))}
+
+
+def _model_shapes(layers: Mapping[str, torch.Tensor]) -> ModelShapes:
+    widths = {key: table.shape[-1] for key, table in map(token_table, text_encoders(shared.sd_model))}
+    shapes = {layer: (weight.shape[0], weight.shape[1]) for layer, weight in layers.items()}
     # Prefixes in the text encoder are CatVersion's; a delta has none.
-    return ModelShapes(widths, layers, encoder_layers=0, dtype=devices.dtype_unet)
+    return ModelShapes(widths, shapes, encoder_layers=0, dtype=devices.dtype_unet)
 
 
 _cache: OrderedDict[tuple[str, int, int], ConceptFile] = OrderedDict()

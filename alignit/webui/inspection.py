@@ -8,6 +8,7 @@ from modules import extra_networks, prompt_parser, sd_models, ui_extra_networks
 
 from alignit.class_words import ClassWordError, ClassWords, format_class_words, remember
 from alignit.webui.concepts import Concepts
+from alignit.webui.deltas import active_deltas
 from alignit.webui.encoders import UnsupportedEncoderError, find_concepts
 
 _SOURCES = {
@@ -27,8 +28,9 @@ def inspect_prompt(prompt: str, class_words: str) -> tuple[list[str], list[str]]
     lines = []
     for name, found in concepts.found.items():
         vectors = int(found.concept.embedding.vectors)
+        weights = ", keys and values" if found.concept.change else ""
         lines.append(
-            f"{name} ({vectors} {'vector' if vectors == 1 else 'vectors'}): "
+            f"{name} ({vectors} {'vector' if vectors == 1 else 'vectors'}{weights}): "
             f"{found.concept.class_word}, {_SOURCES[found.source]}."
         )
     return _or_nothing(lines, notes)
@@ -82,6 +84,8 @@ def _look(prompt: str, class_words: str) -> tuple[Concepts, list[str]]:
         raise _NoModelError("No model is loaded yet; make a picture first.")
     notes: list[str] = []
     concepts = Concepts(ClassWords(class_words), notes.append)
+    (prompt,), networks = extra_networks.parse_prompts([prompt])
+    concepts.deltas = active_deltas(networks, notes.append)
     for text in _texts(prompt):
         concepts.read(text)
         find_concepts(sd_model, concepts, text)
@@ -89,8 +93,7 @@ def _look(prompt: str, class_words: str) -> tuple[Concepts, list[str]]:
 
 
 def _texts(prompt: str) -> list[str]:
-    """Return the texts that the host would encode for a prompt: without networks, over ``AND`` and prompt editing."""
-    (prompt,), _ = extra_networks.parse_prompts([prompt])
+    """Return the texts that the host would encode for a prompt: over ``AND`` and prompt editing."""
     _, parts, _ = prompt_parser.get_multicond_prompt_list([prompt])
     schedules = prompt_parser.get_learned_conditioning_prompt_schedules(list(parts), 20)
     return list(dict.fromkeys(text for schedule in schedules for _, text in schedule))

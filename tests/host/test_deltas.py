@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,11 @@ class Files:
     checkpoint: str
 
 
+def save_webui_delta(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    entries = dict.fromkeys(tensors, "delta")
+    save_file(tensors, path, {"json": json.dumps({"meta": {"version": "0.1"}, "entries": entries})})
+
+
 @pytest.fixture(scope="module")
 def files(servers, tmp_path_factory) -> Iterator[Files]:
     host: WebUI = servers.get("host")
@@ -55,14 +61,10 @@ def files(servers, tmp_path_factory) -> Iterator[Files]:
     # As train.py of custom-diffusion saves it.
     torch.save({"state_dict": {**weights, "embed": vector}}, deltas / "my-run.ckpt")
     # As custom-diffusion-webui saves it: differences, and the token as an embedding of the WebUI.
-    metadata = {
-        "json": '{"meta": {"version": "0.1"}, "entries": {' + ", ".join(f'"{n}": "delta"' for n in weights) + "}}"
-    }
     differences = {name: tensor - base[name] for name, tensor in weights.items()}
-    save_file(differences, deltas / "my-cat.delta.safetensors", metadata)
-    save_file(
-        {n: t for n, t in differences.items() if "input_blocks" in n}, deltas / "sparse.delta.safetensors", metadata
-    )
+    save_webui_delta(deltas / "my-cat.delta.safetensors", differences)
+    half = {name: tensor for name, tensor in differences.items() if "input_blocks" in name}
+    save_webui_delta(deltas / "sparse.delta.safetensors", half)
     save_file({"new": vector}, host.embeddings / "newtoken.safetensors")  # the token, for the reference's prompts
     save_file({"sparse": vector}, host.embeddings / "sparse.safetensors")
     reference = tmp_path_factory.mktemp("deltas") / "weights.safetensors"
@@ -199,6 +201,14 @@ def test_nothing_is_left_behind_after_an_error(host: WebUI, files: Files, aligni
 
 def note(pictures: Pictures) -> str:
     return str(pictures.info["extra_generation_params"].get("AlignIT note", ""))
+
+
+def test_whole_weights_that_are_taken_for_differences_are_doubted(host: WebUI, files: Files) -> None:
+    base = load_file(host.cache / "checkpoints" / "tiny-sd1.safetensors")
+    trained = {name: base[name] * 1.02 for name in load_file(files.weights)}
+    save_webui_delta(host.data / "models" / "deltas" / "wrong.delta.safetensors", trained)
+    ours = host.txt2img("a <new1> cat in snow <delta:wrong:1>")
+    assert "they look like whole weights" in note(ours)
 
 
 def test_what_is_wrong_is_said(host: WebUI, files: Files) -> None:  # noqa: ARG001
