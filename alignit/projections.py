@@ -59,10 +59,7 @@ def unchanged(_attention: torch.nn.Module, rows: torch.Tensor) -> tuple[torch.Te
 
 
 class ProjectionHooks:
-    """Hooks on the key and value projections of a UNet; this base class has none.
-
-    Use as a context manager: they are gone after the block.
-    """
+    """Hooks on the key and value projections of a UNet. Use as a context manager: they are gone after the block."""
 
     def __init__(self) -> None:
         self._unet: torch.nn.Module | None = None
@@ -92,7 +89,7 @@ class ProjectionHooks:
         self._unet = None
 
     def _hook(self, name: str, attention: Any) -> None:
-        """Set the hooks of one `attn2`, by its path in the UNet."""
+        raise NotImplementedError
 
 
 class ChangedEverywhere(ProjectionHooks):

@@ -12,28 +12,27 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from modules import errors, sd_hijack, shared
+from modules import errors, shared
 from modules.hypernetworks import hypernetwork
 
-from alignit.class_words import ClassWords, format_class_words
+from alignit.class_words import ClassWords
 from alignit.injection import Injector
 from alignit.projections import Change, ChangedAtConcepts, ChangedEverywhere, ProjectionHooks
 from alignit.syntax import without_class_words
-from alignit.webui.arguments import Arguments, infotext_key
+from alignit.webui.arguments import Arguments
 from alignit.webui.concepts import Concepts, PlainDeltas
 from alignit.webui.deltas import Delta, active_deltas
 from alignit.webui.embeddings import find_embedding_name
 from alignit.webui.encoders import Encoding, UnsupportedEncoderError
-from alignit.webui.notes import INFOTEXT_KEY, Notes
+from alignit.webui.infotext import write_info
+from alignit.webui.notes import Notes
 from alignit.webui.patches import replaced
 
-SUGGESTED_KEY = "AlignIT suggested"
 _ATTRIBUTE = "alignit_job"
-_ARGUMENTS_IN_INFOTEXT = ("class_words", "strength", "start", "end")
 _MISSING = object()
 
 
-@dataclass
+@dataclass(eq=False)
 class _Conds:
     """A conditioning that was computed for this generation.
 
@@ -61,8 +60,8 @@ class Job:
         self._concepts = Concepts(ClassWords(arguments.class_words), self._notes.say)
         self._plain_deltas = PlainDeltas()
         self._injector = Injector(arguments.always)
-        self._projections: ProjectionHooks = ProjectionHooks()
-        self._given_up = not arguments.enabled
+        self._projections: ProjectionHooks | None = None
+        self._failed = False
         self._computed: list[_Conds] = []
         self._computing = _Conds(None, set(), {}, [])
         self._sampled_with: tuple[Any, ...] = ()
@@ -87,7 +86,7 @@ class Job:
     @property
     def aligns(self) -> bool:
         """Whether concepts are injected: AlignIT is on, and nothing went wrong so far."""
-        return not self._given_up
+        return self._arguments.enabled and not self._failed
 
     @staticmethod
     def of(p: Any) -> Job | None:
@@ -106,12 +105,6 @@ class Job:
                         delattr(p, name)
                     else:
                         setattr(p, name, job._originals[name])
-
-    @staticmethod
-    def clear_info(p: Any) -> None:
-        """Remove what an earlier generation noted in the info; X/Y/Z plot hands it on from cell to cell."""
-        for key in (*map(infotext_key, _ARGUMENTS_IN_INFOTEXT), INFOTEXT_KEY, SUGGESTED_KEY):
-            p.extra_generation_params.pop(key, None)
 
     def begin_pass(self) -> None:
         """A sampling pass begins: txt2img has two of them with hires fix."""
@@ -138,18 +131,20 @@ class Job:
         sampled_with = computed, id(shared.sd_model), shared.sd_model.sd_checkpoint_info
         if self._sampled_with != sampled_with:
             self._sampled_with = sampled_with
-            self._projections.release()
-            self._projections = self._projections_for(computed)
-        self._projections.watch(unet)
+            self._release_projections()
+            if self.aligns and computed.changes:
+                self._projections = ChangedAtConcepts(
+                    self._injector.injected, computed.changes, self._arguments.strength, _through_hypernetworks
+                )
+            elif not self.aligns and computed.deltas:
+                self._projections = ChangedEverywhere([delta.change for delta in computed.deltas])
+        if self._projections is not None:
+            self._projections.watch(unet)
 
-    def _projections_for(self, computed: _Conds) -> ProjectionHooks:
-        if not self.aligns and computed.deltas:
-            return ChangedEverywhere([delta.change for delta in computed.deltas])
-        if not self.aligns or not computed.changes:
-            return ProjectionHooks()
-        return ChangedAtConcepts(
-            self._injector.injected, computed.changes, self._arguments.strength, _through_hypernetworks
-        )
+    def _release_projections(self) -> None:
+        if self._projections is not None:
+            self._projections.release()
+            self._projections = None
 
     def _get_conds(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def get_conds_with_caching(
@@ -192,10 +187,13 @@ class Job:
                     self._fail("encoding the prompt")
             plain = [without_class_words(text, find_embedding_name) for text in texts]
             plain_texts = type(texts)(plain, copy_from=texts)
-            if not self._computing.deltas:
-                return original(plain_texts)
-            self._plain_deltas.deltas = self._computing.deltas
-            return Encoding(sd_model, self._plain_deltas, lambda _concept: 1.0).run(original, plain_texts)
+            if self._computing.deltas:
+                self._plain_deltas.deltas = self._computing.deltas
+                try:
+                    return Encoding(sd_model, self._plain_deltas, self._strength_of).run(original, plain_texts)
+                except UnsupportedEncoderError as error:
+                    self._notes.say(f"{error}. The tokens of <delta:...> are read as plain text.")
+            return original(plain_texts)
 
         return get_learned_conditioning
 
@@ -223,39 +221,13 @@ class Job:
 
     def _note_injected(self, encoding: Encoding) -> None:
         self._injector.injected += encoding.injected
-        for injected in encoding.injected:
-            self._computing.concepts.update(injected.rows.values())
-        for name in self._computing.concepts:
+        for name in {name for injected in encoding.injected for name in injected.rows.values()}:
+            self._computing.concepts.add(name)
             change = self._concepts.found[name].concept.change
             if change is not None:
                 self._computing.changes[name] = change
-        found = self._concepts.found
-        if not found:
-            return
-        params = self._p.extra_generation_params
-        for name in _ARGUMENTS_IN_INFOTEXT:
-            params[infotext_key(name)] = f"{getattr(self._arguments, name)}"
-        params[infotext_key("class_words")] = format_class_words(
-            {name: item.concept.class_word for name, item in found.items()}
-        )
-        suggested = [name for name, item in found.items() if item.source == "suggested"]
-        if suggested:
-            params[SUGGESTED_KEY] = ", ".join(suggested)
-        self._note_hashes()
-
-    def _note_hashes(self) -> None:
-        # The host notes the hash of each embedding that it encodes; it sees the class word in the place of ours.
-        if not getattr(shared.opts, "textual_inversion_add_hashes_to_infotext", False):
-            return
-        hijack = sd_hijack.model_hijack
-        entries = [entry for entry in hijack.extra_generation_params.get("TI hashes", "").split(", ") if entry]
-        for name, found in self._concepts.found.items():
-            shorthash = found.concept.embedding.shorthash
-            entry = f"{name.replace(':', '').replace(',', '')}: {shorthash}"
-            if shorthash and entry not in entries:
-                entries.append(entry)
-        if entries:
-            hijack.extra_generation_params["TI hashes"] = ", ".join(entries)
+        if self._concepts.found:
+            write_info(self._p, self._arguments, self._concepts.found)
 
     def _sample(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def sample(*args: Any, **kwargs: Any) -> Any:
@@ -265,7 +237,8 @@ class Job:
                 samples = original(*args, **kwargs)
             finally:
                 self._injector.release()
-                self._projections.release()
+                self._release_projections()
+                self._sampled_with = ()
             self._end_pass()
             return samples
 
@@ -294,14 +267,14 @@ class Job:
         self._give_up(f"An error while {doing}; the console has the details. The rest is made without AlignIT.")
 
     def _give_up(self, note: str) -> None:
-        self._given_up = True
+        self._failed = True
         self._forget()
         self._notes.say(note)
 
     def _forget(self) -> None:
         self._injector.release()
         self._injector.injected.clear()
-        self._projections.release()
+        self._release_projections()
         self._computed.clear()
         for cache in ("cached_c", "cached_hr_c"):
             if cache in self._replacements:

@@ -10,6 +10,7 @@ from alignit.syntax import without_class_words
 from alignit.webui.arguments import Arguments, ArgumentsError
 from alignit.webui.deltas import NETWORK
 from alignit.webui.embeddings import find_embedding_name
+from alignit.webui.infotext import clear_info
 from alignit.webui.job import Job
 from alignit.webui.notes import Notes
 from alignit.webui.panel import Panel
@@ -46,7 +47,7 @@ class AlignITScript(scripts.Script):  # type: ignore[misc]
     def before_process(self, p: Any, *args: Any) -> None:
         """Undo what an earlier generation set up on the same object, and refuse arguments that cannot be used."""
         Job.end(p)
-        Job.clear_info(p)
+        clear_info(p)
         try:
             Arguments.from_list(args)
         except ArgumentsError as error:

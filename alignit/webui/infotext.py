@@ -1,0 +1,55 @@
+"""AlignIT in a picture's info: everything that is needed to make it again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from modules import sd_hijack, shared
+
+from alignit.class_words import format_class_words
+from alignit.webui.arguments import Arguments, infotext_key
+from alignit.webui.concepts import Found
+from alignit.webui.notes import INFOTEXT_KEY
+
+SUGGESTED_KEY = "AlignIT suggested"
+_ARGUMENTS = ("class_words", "strength", "start", "end")
+
+
+def clear_info(p: Any) -> None:
+    """Remove what an earlier generation noted; X/Y/Z plot hands the dict on from cell to cell."""
+    for key in (*map(infotext_key, _ARGUMENTS), INFOTEXT_KEY, SUGGESTED_KEY):
+        p.extra_generation_params.pop(key, None)
+
+
+def write_info(p: Any, arguments: Arguments, found: Mapping[str, Found]) -> None:
+    """Note the arguments of a generation, with the class words that are in use from wherever they came.
+
+    Args:
+        p: The host's processing object.
+        arguments: The generation's arguments.
+        found: The concepts that were injected, by name.
+    """
+    params = p.extra_generation_params
+    for name in _ARGUMENTS:
+        params[infotext_key(name)] = f"{getattr(arguments, name)}"
+    words = {name: item.concept.class_word for name, item in found.items()}
+    params[infotext_key("class_words")] = format_class_words(words)
+    suggested = [name for name, item in found.items() if item.source == "suggested"]
+    if suggested:
+        params[SUGGESTED_KEY] = ", ".join(suggested)
+    if getattr(shared.opts, "textual_inversion_add_hashes_to_infotext", False):
+        _write_hashes(found)
+
+
+def _write_hashes(found: Mapping[str, Found]) -> None:
+    # The host notes the hash of each embedding that it encodes; it sees the class word in the place of ours.
+    params = sd_hijack.model_hijack.extra_generation_params
+    entries = [entry for entry in params.get("TI hashes", "").split(", ") if entry]
+    for name, item in found.items():
+        shorthash = item.concept.embedding.shorthash
+        entry = f"{name.replace(':', '').replace(',', '')}: {shorthash}"
+        if shorthash and entry not in entries:
+            entries.append(entry)
+    if entries:
+        params["TI hashes"] = ", ".join(entries)
