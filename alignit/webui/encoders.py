@@ -26,6 +26,10 @@ from alignit.webui.patches import replaced
 FILLER = "*"
 
 
+DummyRows = dict[tuple[int, Chunk[Any]], torch.Tensor]
+"""Rows of dummy prompts [77, width], by the encoder's number and the chunk."""
+
+
 class UnsupportedEncoderError(Exception):
     """The loaded model's text encoders cannot be used; the message says why, for the user."""
 
@@ -217,8 +221,16 @@ class Encoding:
         injected: What was injected by the last `run`, one entry for each prompt text that holds a concept.
     """
 
-    def __init__(self, sd_model: Any, lookup: Lookup, strength: Callable[[str], float]) -> None:
+    def __init__(
+        self, sd_model: Any, lookup: Lookup, strength: Callable[[str], float], encoded: DummyRows | None = None
+    ) -> None:
         """Prepare for a model, with the strength of each concept by name.
+
+        Args:
+            sd_model: The host's model.
+            lookup: Finds the concepts.
+            strength: Gives a concept's strength.
+            encoded: Rows of dummy prompts that were encoded with the text encoders as they are now; new ones are added.
 
         Raises:
             UnsupportedEncoderError: The model's text encoders cannot be used.
@@ -231,6 +243,7 @@ class Encoding:
         self._encoders = text_encoders(sd_model)
         self._lookup = lookup
         self._strength = strength
+        self._encoded = {} if encoded is None else encoded
         self._outputs: list[tuple[torch.Tensor, list[dict[int, str]]]] = []
 
     def run(self, get_learned_conditioning: Callable[[Any], Any], texts: Any) -> Any:
@@ -261,13 +274,20 @@ class Encoding:
             with replaced(encoder, "process_texts", lambda _texts: (host_chunks, token_count)):
                 output = original(texts)
             base = output[0] if isinstance(output, tuple) else output
-            spliced, rows = splice(
-                base, prompts, _filler(encoder), lambda chunk: _encode(encoder, chunk), self._strength
-            )
+            spliced, rows = splice(base, prompts, _filler(encoder), self._encode(encoder), self._strength)
             self._outputs.append((base, rows))
             return (spliced, *output[1:]) if isinstance(output, tuple) else spliced
 
         return forward
+
+    def _encode(self, encoder: Any) -> Callable[[Chunk[Any]], torch.Tensor]:
+        def encode(chunk: Chunk[Any]) -> torch.Tensor:
+            key = self._encoders.index(encoder), chunk
+            if key not in self._encoded:
+                self._encoded[key] = _encode(encoder, chunk)
+            return self._encoded[key]
+
+        return encode
 
     def _record(self, texts: list[str], crossattn: torch.Tensor) -> None:
         # SDXL joins the rows of its two encoders, and so do we; both find the same concepts in the same rows.

@@ -21,9 +21,9 @@ from alignit.projections import Change, ChangedAtConcepts, ChangedEverywhere, Pr
 from alignit.syntax import without_class_words
 from alignit.webui.arguments import Arguments
 from alignit.webui.concepts import Concepts, PlainDeltas
-from alignit.webui.deltas import Delta, active_deltas
+from alignit.webui.deltas import NETWORK, Delta, active_deltas
 from alignit.webui.embeddings import find_embedding_name
-from alignit.webui.encoders import Encoding, UnsupportedEncoderError
+from alignit.webui.encoders import DummyRows, Encoding, UnsupportedEncoderError
 from alignit.webui.infotext import write_info
 from alignit.webui.notes import Notes
 from alignit.webui.patches import replaced
@@ -65,6 +65,7 @@ class Job:
         self._computed: list[_Conds] = []
         self._computing = _Conds(None, set(), {}, [])
         self._sampled_with: tuple[Any, ...] = ()
+        self._dummies: dict[Any, DummyRows] = {}
         self._originals: dict[str, Any] = {}
         self._replacements: dict[str, Any] = {}
 
@@ -160,7 +161,8 @@ class Job:
                 return original(function, required_prompts, steps, caches, extra_network_data, *args, **kwargs)
             sd_model = shared.sd_model
             self._computing = _Conds(None, set(), {}, self._active_deltas(extra_network_data))
-            learned = self._learned(sd_model, sd_model.get_learned_conditioning)
+            dummies = self._dummies.setdefault(_encoder_state(extra_network_data), {})
+            learned = self._learned(sd_model, sd_model.get_learned_conditioning, dummies)
             with replaced(sd_model, "get_learned_conditioning", learned):
                 conds = original(function, required_prompts, steps, caches, extra_network_data, *args, **kwargs)
             if not any(known.conds is conds for known in self._computed):
@@ -171,13 +173,13 @@ class Job:
 
         return get_conds_with_caching
 
-    def _learned(self, sd_model: Any, original: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def _learned(self, sd_model: Any, original: Callable[[Any], Any], dummies: DummyRows) -> Callable[[Any], Any]:
         def get_learned_conditioning(texts: Any) -> Any:
             if self.aligns:
                 try:
                     for text in texts:
                         self._concepts.read(text)
-                    encoding = Encoding(sd_model, self._concepts, self._strength_of)
+                    encoding = Encoding(sd_model, self._concepts, self._strength_of, dummies)
                     conditioning = encoding.run(original, texts)
                     self._note_injected(encoding)
                     return conditioning
@@ -276,9 +278,32 @@ class Job:
         self._injector.injected.clear()
         self._release_projections()
         self._computed.clear()
+        self._dummies.clear()
         for cache in ("cached_c", "cached_hr_c"):
             if cache in self._replacements:
                 self._replacements[cache][:] = [None, None]
+
+
+def _encoder_state(extra_network_data: Any) -> tuple[Any, ...]:
+    """Return what the host takes into account where it asks whether a conditioning is still good.
+
+    With hires fix the host encodes a prompt twice; where nothing of this changed, the dummy prompts need not be.
+    """
+    networks = {
+        name: [tuple(map(str, params.items)) for params in all_params]
+        for name, all_params in (extra_network_data or {}).items()
+        if name != NETWORK
+    }
+    opts = shared.opts
+    return (
+        shared.sd_model.sd_checkpoint_info,
+        opts.CLIP_stop_at_last_layers,
+        opts.sdxl_clip_l_skip,
+        opts.emphasis,
+        opts.fp8_storage,
+        opts.cache_fp16_weight,
+        repr(sorted(networks.items())),
+    )
 
 
 def _through_hypernetworks(attention: Any, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -159,6 +159,8 @@ def test_one_pass_of_the_text_encoder_for_each_concept_and_no_more_unet_calls(ho
     assert [c["encoder_passes"] - plain["encoder_passes"] for c in (one, two, mentions)] == [1, 2, 1]
     assert {c["unet_calls"] for c in (plain, one, two, mentions)} == {plain["unet_calls"]}
     assert {c["unet_rows"] for c in (plain, one, two, mentions)} == {plain["unet_rows"]}
+    hires = [count("eight cat in snow", None, **HIRES), count("nine my-cat in snow", [True, WORDS], **HIRES)]
+    assert hires[1]["encoder_passes"] - hires[0]["encoder_passes"] == 1
     batches = [
         count(prompt, alignit, batch_size=2, n_iter=3)
         for prompt, alignit in (
