@@ -14,7 +14,7 @@ import torch
 from modules import sd_hijack, shared
 
 from alignit.suggestions import suggest_class_words
-from alignit.webui.encoders import text_encoders, token_table
+from alignit.webui.encoders import UnsupportedEncoderError, text_encoders, token_table
 
 
 def find_embedding(name: str) -> Any | None:
@@ -72,7 +72,10 @@ def nearest_class_words(sd_model: Any, embedding: Any) -> list[str]:
 
 
 def _fits(embedding: Any) -> bool:
-    tables = dict(token_table(encoder) for encoder in text_encoders(shared.sd_model))
+    try:
+        tables = dict(token_table(encoder) for encoder in text_encoders(shared.sd_model))
+    except UnsupportedEncoderError:
+        return False
     if "clip_g" not in tables or not isinstance(embedding.vec, Mapping):
         return False  # not of SDXL's family: the widths alone can fit and mean nothing, as SDXL's first do on SD 1
     return all(

@@ -129,6 +129,15 @@ def test_stable_diffusion_3(host: WebUI) -> None:
     assert ours == host.txt2img("a my-cat in snow")
 
 
+@pytest.mark.parametrize("arguments", [None, [True]])
+def test_stable_diffusion_3_and_an_embedding_that_the_host_passes_over(
+    host: WebUI, arguments: list[Any] | None
+) -> None:
+    ours = host.txt2img("a <xl-cat=cat> in snow", alignit=arguments, reference={"is_sd3": True})
+    assert ("Stable Diffusion 3 has no cross-attention" in note(ours)) == bool(arguments)
+    assert not host.exceptions()
+
+
 def test_suggestion_that_the_settings_allow(host: WebUI) -> None:
     host.options(alignit_use_suggestions=True)
     ours = host.txt2img("a my-cat in snow", alignit=[True])
