@@ -82,9 +82,7 @@ class Injector:
 
     def _look(self, context: torch.Tensor) -> None:
         for injected in self.injected:
-            rows = list(injected.rows)
-            found = _equal_rows(context, injected.conditioning[rows]).any(0).any(0)
-            self.seen.update(injected.rows[row] for row, hit in zip(rows, found.tolist(), strict=True) if hit)
+            self.seen.update(injected.rows[row] for _, _, row in _occurrences(context, injected))
 
     def _without_injected(self, context: torch.Tensor) -> torch.Tensor:
         restored = context.clone()
@@ -106,24 +104,50 @@ def locate(context: torch.Tensor, prompts: Sequence[Injected]) -> dict[tuple[int
     found: dict[tuple[int, int], tuple[Injected, int]] = {}
     best: dict[tuple[int, int], int] = {}
     for injected in prompts:
-        rows = list(injected.rows)
-        conditioning = injected.conditioning.to(context)
-        for batch, token, index in _equal_rows(context, conditioning[rows]).nonzero().tolist():
+        for batch, token, row in _occurrences(context, injected):
             # Prompts that differ elsewhere ("a red <x>", "a blue <x>") can share an injected row, not a base row: the
             # one whose other rows stand around it is meant.
-            agreement = _agreement(context[batch], conditioning, token - rows[index])
+            agreement = _agreement(context[batch], injected.conditioning.to(context), token - row)
             if agreement > best.get((batch, token), 0):
                 best[batch, token] = agreement
-                found[batch, token] = injected, rows[index]
+                found[batch, token] = injected, row
     return found
 
 
-def _equal_rows(context: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """Compare each row of a context [R, T, width] with each of `rows` [M, width]: bool [R, T, M].
+def _occurrences(context: torch.Tensor, injected: Injected) -> list[tuple[int, int, int]]:
+    """Find a prompt's injected rows in a context [R, T, width], as (batch, token, row of the prompt)."""
+    if injected.conditioning.shape[-1] != context.shape[-1]:
+        return []  # the prompt was encoded for another model, as that of the first pass of hires fix can be
+    rows = list(injected.rows)
+    # A host casts a conditioning to the UNet's type on the way; the same cast here keeps equality exact.
+    conditioning = injected.conditioning.to(context)
+    wanted = conditioning[rows]
+    # By the first number at first: all of each pair at once would take gigabytes for many rows.
+    batch, token, index = (context[:, :, None, 0] == wanted[:, 0]).nonzero(as_tuple=True)
+    equal = (context[batch, token] == wanted[index]).all(-1)
+    places = torch.stack([batch, token, index], dim=1)[equal].tolist()
+    return [
+        (batch, token, rows[index])
+        for batch, token, index in places
+        if _is_followed_by_base(context[batch], conditioning, injected, token, rows[index])
+    ]
 
-    A host casts a conditioning to the UNet's type on the way; the same cast here keeps equality exact.
+
+def _is_followed_by_base(
+    context: torch.Tensor, conditioning: torch.Tensor, injected: Injected, token: int, row: int
+) -> bool:
+    """Say whether any row of the base prompt follows an injected row in its chunk, where there is room for one.
+
+    A text encoder's row depends on the tokens before it alone, so that a negative prompt that begins as the dummy
+    prompt does, with the concept, has the same row. It is the user's own there, and what follows it differs.
     """
-    return (context[:, :, None, :] == rows.to(context)).all(-1)
+    stop = min(len(conditioning), len(context) - token + row)
+    following = conditioning[row + 1 : stop]
+    in_chunk = (following == conditioning[0]).all(-1).cumsum(0) == 0
+    of_base = torch.tensor([at not in injected.rows for at in range(row + 1, stop)], device=context.device)
+    compared = in_chunk & of_base.bool()
+    equal = (context[token + 1 : token + 1 + len(following)] == following).all(-1)
+    return not bool(compared.any()) or bool((equal & compared).any())
 
 
 def _agreement(context: torch.Tensor, conditioning: torch.Tensor, offset: int) -> int:

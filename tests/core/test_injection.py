@@ -123,3 +123,42 @@ def test_a_unet_without_context_is_left_alone() -> None:
         injector.watch(unet)
         unet(torch.zeros(1, 3, 4), torch.zeros(1), context=None)
     assert unet.context is None
+
+
+def test_a_negative_prompt_that_begins_with_the_concept_is_left_alone() -> None:
+    """A text encoder's row depends on what precedes it alone: it has the dummy prompt's row, and another after it."""
+    item, negative = prompt(1, {1: "cat", 2: "cat"}), prompt(2, {}).conditioning
+    negative[:3] = item.conditioning[:3]
+    injector, unet = Injector(always_active=False), Recorder()
+    injector.injected.append(item)
+    injector.expected = {"cat"}
+    injector.active = False
+    with injector:
+        injector.watch(unet)
+        assert torch.equal(call(unet, negative[None])[0], negative)
+        assert not injector.seen
+        seen = call(unet, torch.stack([item.conditioning, negative]))
+        assert injector.seen == {"cat"}
+    assert torch.equal(seen, torch.stack([item.base, negative]))
+
+
+def test_a_concept_at_the_very_end_of_a_sliced_context_is_found() -> None:
+    item = prompt(1, {4: "cat"})
+    injector, unet = Injector(always_active=False), Recorder()
+    injector.injected.append(item)
+    injector.active = False
+    with injector:
+        injector.watch(unet)
+        assert torch.equal(call(unet, item.conditioning[None, :5])[0], item.base[:5])
+
+
+def test_prompts_encoded_for_a_model_of_another_width_are_passed_over() -> None:
+    injector, unet = Injector(always_active=False), Recorder()
+    injector.injected.append(prompt(1, {2: "cat"}))
+    injector.expected = {"cat"}
+    injector.active = False
+    context = torch.ones(1, 12, 8)
+    with injector:
+        injector.watch(unet)
+        assert torch.equal(call(unet, context), context)
+    assert not injector.seen

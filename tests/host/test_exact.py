@@ -436,3 +436,17 @@ def test_networks_of_the_hires_pass(host: WebUI) -> None:
     case = Case("a my-cat in snow", "a cat in snow", [{"dummy": "* my-cat * *", "rows": [2]}], payload)
     case.base_payload = {"hr_prompt": "a cat in snow <lora:tiny-lora:0.7>"}
     check(host, case)
+
+
+@pytest.mark.parametrize("negative", ["my-cat", "my-cat, ugly"])
+def test_range_of_steps_leaves_a_negative_prompt_that_begins_like_the_prompt(host: WebUI, negative: str) -> None:
+    """The text encoder is causal: the concept as the first word has one and the same row in both."""
+    case = Case("my-cat in snow", "cat in snow", [{"dummy": "my-cat * *", "rows": [1]}], {"negative_prompt": negative})
+    check(host, case, [True, WORDS, 1.0, 0.0, 0.5], steps=[0, 1])
+
+
+def test_hires_checkpoint_of_another_width(host: WebUI) -> None:
+    payload = HIRES | {"hr_checkpoint_name": "tiny-sd2.safetensors"}
+    for arguments in ([True, WORDS], [True, WORDS, 1.0, 0.0, 1.0], [True, WORDS, 1.0, 0.0, 0.5]):
+        ours = host.txt2img("a my-cat in snow", alignit=arguments, **payload)
+        assert "was made for another kind of model" in ours.info["extra_generation_params"]["AlignIT note"]
