@@ -161,6 +161,7 @@ class Job:
                 return original(function, required_prompts, steps, caches, extra_network_data, *args, **kwargs)
             sd_model = shared.sd_model
             self._computing = _Conds(None, set(), {}, self._active_deltas(extra_network_data))
+            self._read(required_prompts)
             dummies = self._dummies.setdefault(_encoder_state(extra_network_data), {})
             learned = self._learned(sd_model, sd_model.get_learned_conditioning, dummies)
             with replaced(sd_model, "get_learned_conditioning", learned):
@@ -172,6 +173,17 @@ class Job:
             return conds
 
         return get_conds_with_caching
+
+    def _read(self, prompts: Any) -> None:
+        # All of them first: the parts of AND and the batch's prompts are encoded one by one, and a class word given in
+        # a later one is for the earlier ones too.
+        if not self.aligns:
+            return
+        try:
+            for prompt in prompts:
+                self._concepts.read(prompt)
+        except Exception:
+            self._fail("reading the prompt")
 
     def _learned(self, sd_model: Any, original: Callable[[Any], Any], dummies: DummyRows) -> Callable[[Any], Any]:
         def get_learned_conditioning(texts: Any) -> Any:

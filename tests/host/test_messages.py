@@ -212,3 +212,19 @@ def arguments_refused(host: WebUI, arguments: list[Any]) -> str:
 def test_arguments_that_cannot_be_used_are_refused(host: WebUI, arguments: list[Any], why: str) -> None:
     assert why in arguments_refused(host, arguments)
     assert host.txt2img("a my-cat in snow", alignit=[False, *arguments[1:]]) == host.txt2img("a my-cat in snow")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "same"),
+    [
+        ("a my-cat AND a <my-cat=cat>", "a my-cat AND a my-cat"),
+        ("a [my-cat:<my-cat=cat>:0.5]", "a my-cat"),
+        ("a <my-cat=[cat:dog:0.5]>", "a <my-cat=[cat:dog:0.5]>"),
+    ],
+)
+def test_a_class_word_in_a_later_part_of_the_prompt_is_for_the_earlier_parts(
+    host: WebUI, prompt: str, same: str
+) -> None:
+    ours = host.txt2img(prompt, alignit=[True])
+    assert ours == host.txt2img(same, alignit=[True, "cat"])
+    assert not note(ours)
