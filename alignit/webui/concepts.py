@@ -69,7 +69,7 @@ class Concepts:
             # One that cannot be used is told of where its mark is resolved, and says nothing about other mentions. The
             # prompt can also still hold prompt editing here, as in <my-cat=[cat:dog:0.5]>.
             if isinstance(part, Mark) and part.class_word is not None and class_word_error(part.class_word) is None:
-                self._in_prompt.setdefault(part.name.lower(), part.class_word)
+                self._in_prompt.setdefault(part.name.strip("<>").lower(), part.class_word)
         for name in passed_over_in(text):
             if is_for_another_model(name):
                 self._say_unfit(name)

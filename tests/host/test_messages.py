@@ -219,7 +219,8 @@ def test_arguments_that_cannot_be_used_are_refused(host: WebUI, arguments: list[
     [
         ("a my-cat AND a <my-cat=cat>", "a my-cat AND a my-cat"),
         ("a [my-cat:<my-cat=cat>:0.5]", "a my-cat"),
-        ("a <my-cat=[cat:dog:0.5]>", "a <my-cat=[cat:dog:0.5]>"),
+        ("a <<my-dog>=cat> and my-dog", "a my-dog and my-dog"),
+        ("a [<my-cat=cat>:<my-cat=dog>:0.5]", "a <my-cat=[cat:dog:0.5]>"),
     ],
 )
 def test_a_class_word_in_a_later_part_of_the_prompt_is_for_the_earlier_parts(
