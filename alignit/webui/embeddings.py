@@ -84,5 +84,7 @@ def _fits(embedding: Any) -> bool:
 
 
 def _by_name(embeddings: Mapping[str, Any], name: str) -> Any | None:
-    wanted = {name.lower(), f"<{name.lower()}>"}
-    return next((embedding for key, embedding in embeddings.items() if key.lower() in wanted), None)
+    # In this order: with <new1>.pt and new1.pt both installed, each is found by its own name.
+    wanted = list(dict.fromkeys((name.lower(), f"<{name.lower()}>", name.lower().strip("<>"))))
+    found = {key.lower(): embedding for key, embedding in reversed(embeddings.items()) if key.lower() in wanted}
+    return next((found[key] for key in wanted if key in found), None)

@@ -229,3 +229,22 @@ def test_a_class_word_in_a_later_part_of_the_prompt_is_for_the_earlier_parts(
     ours = host.txt2img(prompt, alignit=[True])
     assert ours == host.txt2img(same, alignit=[True, "cat"])
     assert not note(ours)
+
+
+def test_a_name_with_and_without_its_own_angle_brackets(host: WebUI) -> None:
+    shutil.copy(host.embeddings / "my-cat.pt", host.embeddings / "<new1>.pt")
+    shutil.copy(host.embeddings / "my-toy.pt", host.embeddings / "new1.pt")
+    refresh(host)
+    try:
+        for prompt, same in (
+            ("a <<new1>=cat> in snow", "a <my-cat=cat> in snow"),
+            ("a <new1=cat> in snow", "a <my-toy=cat> in snow"),
+            ("a <<my-dog>=cat> in snow", "a <my-dog=cat> in snow"),
+        ):
+            ours = host.txt2img(prompt, alignit=[True])
+            assert not note(ours)
+            assert ours == host.txt2img(same, alignit=[True])
+    finally:
+        (host.embeddings / "<new1>.pt").unlink()
+        (host.embeddings / "new1.pt").unlink()
+        refresh(host)
