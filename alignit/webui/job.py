@@ -216,11 +216,14 @@ class Job:
         return 1.0 if self._concepts.found[concept].concept.change else self._arguments.strength
 
     def _active_deltas(self, extra_network_data: Any) -> list[Delta]:
+        deltas: list[Delta] = []
         try:
             deltas = active_deltas(extra_network_data, self._notes.say)
         except UnsupportedEncoderError as error:
             self._notes.say(f"{error}. <delta:...> is not used.")
-            deltas = []
+        except Exception:
+            errors.report("AlignIT: error while reading deltas", exc_info=True)
+            self._notes.say("An error while reading deltas; the console has the details. They are not used.")
         self._concepts.deltas = deltas
         return deltas
 
