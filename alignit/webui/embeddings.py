@@ -40,8 +40,9 @@ def find_embedding_name(name: str) -> str | None:
 
 def is_for_another_model(name: str) -> bool:
     """Say whether an embedding of this name is installed, but does not fit the loaded model."""
-    skipped = _by_name(sd_hijack.model_hijack.embedding_db.skipped_embeddings, name)
-    return skipped is not None and not _fits(skipped)
+    # Two files of one name, each for a kind of model, are common: one of them is loaded then, the other passed over.
+    skipped = sd_hijack.model_hijack.embedding_db.skipped_embeddings
+    return find_embedding(name) is None and _by_name(skipped, name) is not None
 
 
 def passed_over_in(text: str) -> list[str]:

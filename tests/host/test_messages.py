@@ -248,3 +248,17 @@ def test_a_name_with_and_without_its_own_angle_brackets(host: WebUI) -> None:
         (host.embeddings / "<new1>.pt").unlink()
         (host.embeddings / "new1.pt").unlink()
         refresh(host)
+
+
+def test_two_embeddings_of_one_name_for_two_kinds_of_model(host: WebUI) -> None:
+    wanted = host.txt2img("a my-cat in snow", alignit=[True, "cat"])
+    (host.embeddings / "xl").mkdir()
+    shutil.copy(host.embeddings / "xl-cat.safetensors", host.embeddings / "xl" / "my-cat.safetensors")
+    refresh(host)
+    try:
+        ours = host.txt2img("a my-cat in snow", alignit=[True, "cat"])
+        assert ours == wanted
+        assert not note(ours)
+    finally:
+        shutil.rmtree(host.embeddings / "xl")
+        refresh(host)
