@@ -60,7 +60,7 @@ class Concepts:
         self.suggestions: dict[str, list[str]] = {}
         self._panel = words
         self._in_prompt: dict[str, str] = {}
-        self._resolved: dict[tuple[str, str | None, Change | None], Concept | None] = {}
+        self._resolved: dict[tuple[Any, str | None, Change | None], Concept | None] = {}
         self._say = say
 
     def read(self, text: str) -> None:
@@ -134,12 +134,13 @@ class Concepts:
 
     def _resolve(self, embedding: Any, in_prompt: str | None) -> Concept | None:
         delta = self._delta_of(embedding.name)
-        key = embedding.name, in_prompt, delta[0].change if delta else None
+        # By the object, not by its name: hires fix and a refiner can load a model for which that is another embedding.
+        key = embedding, in_prompt, delta[0].change if delta else None
         if key not in self._resolved:
-            self._resolved[key] = self._resolve_anew(*key[1:], embedding)
+            self._resolved[key] = self._resolve_anew(*key)
         return self._resolved[key]
 
-    def _resolve_anew(self, in_prompt: str | None, change: Change | None, embedding: Any) -> Concept | None:
+    def _resolve_anew(self, embedding: Any, in_prompt: str | None, change: Change | None) -> Concept | None:
         word, source = self._class_word(embedding, in_prompt)
         if word is None or not self._is_good(embedding.name, word):
             return None

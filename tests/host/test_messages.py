@@ -259,6 +259,11 @@ def test_two_embeddings_of_one_name_for_two_kinds_of_model(host: WebUI) -> None:
         ours = host.txt2img("a my-cat in snow", alignit=[True, "cat"])
         assert ours == wanted
         assert not note(ours)
+        hires = {"enable_hr": True, "hr_scale": 2, "hr_upscaler": "Latent", "denoising_strength": 0.7}
+        hires |= {"hr_checkpoint_name": "tiny-sdxl.safetensors"}
+        both = host.txt2img("a my-cat in snow", alignit=[True, "cat"], **hires)
+        assert not note(both)
+        assert not host.exceptions()
     finally:
         shutil.rmtree(host.embeddings / "xl")
         refresh(host)
