@@ -48,7 +48,9 @@ def is_for_another_model(name: str) -> bool:
 def passed_over_in(text: str) -> list[str]:
     """Return the names in a text, as installed, of embeddings that the host passes over for the loaded model."""
     skipped = sd_hijack.model_hijack.embedding_db.skipped_embeddings
-    return [name for name in skipped if name_pattern(name).search(text)]
+    lower = text.lower()
+    # A collection can hold thousands: patterns are made for the names at hand alone.
+    return [name for name in skipped if name.lower() in lower and name_pattern(name).search(text)]
 
 
 def name_pattern(name: str) -> re.Pattern[str]:
