@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -118,8 +117,8 @@ def _checked(name: str, value: Any) -> Any:
             raise ArgumentsError(f"AlignIT: {error}") from None
         return value
     low, high = value_range(name)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         raise ArgumentsError(f"AlignIT: {name} must be a number from {low} to {high}, not {value!r}")
     if not low <= value <= high:
-        raise ArgumentsError(f"AlignIT: {name} must be from {low} to {high}, not {value:g}")
+        raise ArgumentsError(f"AlignIT: {name} must be from {low} to {high}, not {str(value)[:20]}")
     return float(value)

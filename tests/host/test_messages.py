@@ -204,6 +204,7 @@ def arguments_refused(host: WebUI, arguments: list[Any]) -> str:
         ([True, "cat", "strong"], "strength must be a number from 0 to 2, not 'strong'"),
         ([True, "cat", 3], "strength must be from 0 to 2, not 3"),
         ([True, "cat", True], "strength must be a number"),
+        ([True, "cat", 10**400], "strength must be from 0 to 2, not 1000000"),
         ([True, "cat", 1, 0.8, 0.2], "start (0.8) must not be greater than end (0.2)"),
         ([{"enabled": True, "strenght": 1}], "no argument 'strenght': there are enabled, class_words, strength"),
         ([{"enabled": True, "end": -1}], "end must be from 0 to 1, not -1"),
