@@ -44,7 +44,8 @@ def split(text: str) -> Iterator[str | Mark]:
         if match.start() > end:
             yield text[end : match.start()]
         class_word = match["class_word"]
-        yield Mark(match["name"].strip(), class_word if class_word is None else class_word.strip(), match[0])
+        # Spaces and line ends of any number are one to the text encoder, and a list of class words is cut at line ends.
+        yield Mark(match["name"].strip(), class_word if class_word is None else " ".join(class_word.split()), match[0])
         end = match.end()
     if end < len(text):
         yield text[end:]

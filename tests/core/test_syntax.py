@@ -114,3 +114,8 @@ def test_remembering_a_bad_word_or_in_a_missing_folder_is_refused(tmp_path) -> N
         remember(tmp_path / "my-cat.pt", " ")
     with pytest.raises(ClassWordError, match="cannot be written"):
         remember(tmp_path / "missing" / "my-cat.pt", "cat")
+
+
+def test_white_space_in_a_class_word_is_one_space_each() -> None:
+    (mark,) = split("<my-cat= golden\n\t retriever >")
+    assert mark.class_word == "golden retriever"
