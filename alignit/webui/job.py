@@ -248,8 +248,6 @@ class Job:
 
     def _sample(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def sample(*args: Any, **kwargs: Any) -> Any:
-            if self.aligns and not self._concepts.found and not self._notes:
-                self._notes.say("No embedding in the prompt: the picture is the same as without AlignIT.")
             try:
                 samples = original(*args, **kwargs)
             finally:
@@ -257,6 +255,10 @@ class Job:
                 self._release_projections()
                 self._sampled_with = ()
             self._end_pass()
+            # Only now: the prompt of hires fix is encoded in mid-sampling.
+            stopped = shared.state.interrupted or shared.state.skipped
+            if self.aligns and not stopped and not self._concepts.found and not self._notes:
+                self._notes.say("No embedding in the prompt: the picture is the same as without AlignIT.")
             return samples
 
         return sample

@@ -268,3 +268,10 @@ def test_two_embeddings_of_one_name_for_two_kinds_of_model(host: WebUI) -> None:
     finally:
         shutil.rmtree(host.embeddings / "xl")
         refresh(host)
+
+
+def test_a_concept_in_the_prompt_of_hires_fix_alone(host: WebUI) -> None:
+    hires = {"enable_hr": True, "hr_scale": 2, "hr_upscaler": "Latent", "denoising_strength": 0.7}
+    ours = host.txt2img("a cat in snow", alignit=[True, "cat"], hr_prompt="a my-cat in snow", **hires)
+    assert not note(ours)
+    assert ours != host.txt2img("a cat in snow", **hires)
