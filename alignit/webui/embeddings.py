@@ -89,5 +89,5 @@ def _fits(embedding: Any) -> bool:
 def _by_name(embeddings: Mapping[str, Any], name: str) -> Any | None:
     # In this order: with <new1>.pt and new1.pt both installed, each is found by its own name.
     wanted = list(dict.fromkeys((name.lower(), f"<{name.lower()}>", name.lower().strip("<>"))))
-    found = {key.lower(): embedding for key, embedding in reversed(embeddings.items()) if key.lower() in wanted}
+    found = {key.lower(): embedding for key, embedding in reversed(list(embeddings.items())) if key.lower() in wanted}
     return next((found[key] for key in wanted if key in found), None)
