@@ -118,14 +118,20 @@ class Job:
             conds = self._p.get_conds()[0]
             computed = next((known for known in self._computed if known.conds is conds), None)
             unet = shared.sd_model.model.diffusion_model
-            if computed is not None:
+            if computed is None:
+                # Not computed here: another extension made it, of the concepts or without them.
+                self._injector.expected |= set().union(*(known.concepts for known in self._computed))
+            else:
                 self._injector.expected |= computed.concepts
                 self._watch_projections(computed, unet)
             if self.aligns:
                 self._injector.active = self._arguments.is_active(denoiser.step / denoiser.total_steps)
                 self._injector.watch(unet)
         except Exception:
-            self._fail("following the sampling")
+            self._fail(
+                "following the sampling",
+                "The concepts stay injected at every step of this picture; what comes next is made without AlignIT.",
+            )
 
     def _watch_projections(self, computed: _Conds, unet: Any) -> None:
         # The same modules can hold another checkpoint's weights, and the next pass other deltas.
@@ -199,8 +205,7 @@ class Job:
                     self._give_up(f"{error}. This picture is made without AlignIT.")
                 except Exception:
                     self._fail("encoding the prompt")
-            plain = [without_class_words(text, find_embedding_name) for text in texts]
-            plain_texts = type(texts)(plain, copy_from=texts)
+            plain_texts = type(texts)(self._without_class_words(texts), copy_from=texts)
             if self._computing.deltas:
                 self._plain_deltas.deltas = self._computing.deltas
                 try:
@@ -210,6 +215,13 @@ class Job:
             return original(plain_texts)
 
         return get_learned_conditioning
+
+    def _without_class_words(self, texts: Any) -> list[str]:
+        try:
+            return [without_class_words(text, find_embedding_name) for text in texts]
+        except Exception:
+            self._fail("looking for embeddings")
+            return list(texts)
 
     def _strength_of(self, concept: str) -> float:
         # Where W_k and W_v change too, keys and values are blended, and the row stays whole.
@@ -254,7 +266,10 @@ class Job:
                 self._injector.release()
                 self._release_projections()
                 self._sampled_with = ()
-            self._end_pass()
+            try:
+                self._end_pass()
+            except Exception:
+                self._fail("looking where the concepts arrived")
             # Only now: the prompt of hires fix is encoded in mid-sampling.
             stopped = shared.state.interrupted or shared.state.skipped
             if self.aligns and not stopped and not self._concepts.found and not self._notes:
@@ -281,12 +296,13 @@ class Job:
         self._injector.expected = set()
         self._injector.seen = set()
 
-    def _fail(self, doing: str) -> None:
+    def _fail(self, doing: str, outcome: str = "The rest is made without AlignIT.") -> None:
         errors.report(f"AlignIT: error while {doing}", exc_info=True)
-        self._give_up(f"An error while {doing}; the console has the details. The rest is made without AlignIT.")
+        self._give_up(f"An error while {doing}; the console has the details. {outcome}")
 
     def _give_up(self, note: str) -> None:
         self._failed = True
+        self._injector.expected = set()
         self._forget()
         self._notes.say(note)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from modules import scripts
+from modules import errors, scripts
 
 from alignit.syntax import without_class_words
 from alignit.webui.arguments import Arguments, ArgumentsError
@@ -63,7 +63,13 @@ class AlignITScript(scripts.Script):  # type: ignore[misc]
             Notes(p).say(f"{error} This picture is made without AlignIT.")
             return
         if arguments.enabled or any(f"<{NETWORK}:" in prompt for prompt in _prompts(p)):
-            Job(p, arguments)
+            try:
+                Job(p, arguments)
+            except Exception:
+                errors.report("AlignIT: error while setting up", exc_info=True)
+                Notes(p).say(
+                    "An error while setting up; the console has the details. This picture is made without AlignIT."
+                )
 
     def process_batch(self, p: Any, *_args: Any, **_kwargs: Any) -> None:
         """Give the host plain embeddings for class words in the prompts that AlignIT leaves to it."""

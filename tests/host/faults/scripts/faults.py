@@ -1,0 +1,66 @@
+"""A test-only extension of the WebUI that makes a function of AlignIT's raise, for one generation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+from modules import prompt_parser, scripts, shared
+
+import alignit.injection
+import alignit.webui.concepts
+import alignit.webui.embeddings
+import alignit.webui.encoders
+import alignit.webui.job
+
+PLACES = {
+    "splice": (alignit.webui.encoders, "splice"),
+    "read": (alignit.webui.concepts.Concepts, "read"),
+    "find_embedding": (alignit.webui.embeddings, "_by_name"),
+    "watch": (alignit.injection.Injector, "watch"),
+    "job": (alignit.webui.job.Job, "__init__"),
+    "end_of_pass": (alignit.webui.job.Job, "_end_pass"),
+}
+originals: dict[str, Any] = {}
+
+
+def fail(*_: Any, **__: Any) -> None:
+    raise RuntimeError("raised as asked")
+
+
+def restore() -> None:
+    for place, original in originals.items():
+        setattr(*PLACES[place], original)
+    originals.clear()
+
+
+class Faults(scripts.Script):
+    def title(self) -> str:
+        return "Faults"
+
+    def show(self, is_img2img: bool) -> Any:  # noqa: ARG002
+        return scripts.AlwaysVisible
+
+    def ui(self, is_img2img: bool) -> list[Any]:  # noqa: ARG002
+        return [gr.Textbox(value="", visible=False)]
+
+    def before_process(self, p: Any, place: str) -> None:  # noqa: ARG002
+        restore()
+        if place in PLACES:
+            owner, name = PLACES[place]
+            originals[place] = getattr(owner, name)
+            setattr(owner, name, fail)
+
+    def process_batch(self, p: Any, place: str, **_: Any) -> None:
+        if place == "foreign_conditioning":
+            setup_conds = p.setup_conds
+
+            def setup_foreign_conds() -> None:
+                setup_conds()
+                prompts = prompt_parser.SdConditioning(["a house"] * len(p.prompts), width=p.width, height=p.height)
+                p.c = prompt_parser.get_multicond_learned_conditioning(shared.sd_model, prompts, p.steps)
+
+            p.setup_conds = setup_foreign_conds
+
+    def postprocess(self, p: Any, processed: Any, place: str) -> None:  # noqa: ARG002
+        restore()
