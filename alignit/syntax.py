@@ -83,10 +83,21 @@ def without_class_words(text: str, find: Callable[[str], str | None]) -> str:
         text: The prompt.
         find: Gives the name under which a concept is installed, or None; such a mark stays as typed.
     """
-    return "".join(
-        part if isinstance(part, str) else (part.class_word is not None and find(part.name)) or part.text
-        for part in split(text)
-    )
+    result = ""
+    separate = False  # whether a name that was put in ends the text so far
+    for part in split(text):
+        name = find(part.name) if isinstance(part, Mark) and part.class_word is not None else None
+        piece = name or (part if isinstance(part, str) else part.text)
+        if (name or separate) and result and _merge(result[-1], piece[0]):
+            result += " "
+        result += piece
+        separate = bool(name)
+    return result
+
+
+def _merge(left: str, right: str) -> bool:
+    """Say whether a tokenizer of text can make one token of two characters that stand side by side."""
+    return not left.isspace() and not right.isspace() and left.isalnum() == right.isalnum()
 
 
 def class_word_error(class_word: str) -> str | None:

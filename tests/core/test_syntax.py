@@ -119,3 +119,18 @@ def test_remembering_a_bad_word_or_in_a_missing_folder_is_refused(tmp_path) -> N
 def test_white_space_in_a_class_word_is_one_space_each() -> None:
     (mark,) = split("<my-cat= golden\n\t retriever >")
     assert mark.class_word == "golden retriever"
+
+
+@pytest.mark.parametrize(
+    ("text", "plain"),
+    [
+        ("a<my-cat=cat>b", "a my-cat b"),
+        ("<my-cat=cat><my-cat=dog>", "my-cat my-cat"),
+        ("<my-cat=cat>BREAK<my-cat=cat>", "my-cat BREAK my-cat"),
+        ("(<my-cat=cat>:1.2), <my-cat=cat>.", "(my-cat:1.2), my-cat."),
+        ("a <new1=cat>, b", "a <new1> , b"),
+    ],
+)
+def test_a_name_without_its_brackets_stays_apart_from_what_stands_beside_it(text: str, plain: str) -> None:
+    names = {"my-cat": "my-cat", "new1": "<new1>"}
+    assert without_class_words(text, names.get) == plain
