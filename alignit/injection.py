@@ -116,38 +116,36 @@ def locate(context: torch.Tensor, prompts: Sequence[Injected]) -> dict[tuple[int
 
 def _occurrences(context: torch.Tensor, injected: Injected) -> list[tuple[int, int, int]]:
     """Find a prompt's injected rows in a context [R, T, width], as (batch, token, row of the prompt)."""
-    if injected.conditioning.shape[-1] != context.shape[-1]:
-        return []  # the prompt was encoded for another model, as that of the first pass of hires fix can be
+    if not injected.rows or injected.conditioning.shape[-1] != context.shape[-1]:
+        return []  # no concept, or the prompt was encoded for another model, as that of the first pass of hires fix can be
     rows = list(injected.rows)
     # A host casts a conditioning to the UNet's type on the way; the same cast here keeps equality exact.
     conditioning = injected.conditioning.to(context)
     wanted = conditioning[rows]
     # By the first number at first: all of each pair at once would take gigabytes for many rows.
     batch, token, index = (context[:, :, None, 0] == wanted[:, 0]).nonzero(as_tuple=True)
+    of_rows = torch.tensor(rows, device=context.device)
+    following = torch.tensor(_following_base_rows(conditioning, rows), device=context.device)
+    row, next_row = of_rows[index], following[index]
     equal = (context[batch, token] == wanted[index]).all(-1)
-    places = torch.stack([batch, token, index], dim=1)[equal].tolist()
-    return [
-        (batch, token, rows[index])
-        for batch, token, index in places
-        if _is_followed_by_base(context[batch], conditioning, injected, token, rows[index])
-    ]
+    # A text encoder's row depends on the tokens before it alone, so that a negative prompt that begins as the dummy
+    # prompt does, with the concept, has the same row. It is the user's own there, and what follows it differs.
+    at = token + next_row - row
+    has_next = (next_row >= 0) & (at < context.shape[1])
+    next_equal = (context[batch, at.clamp(0, context.shape[1] - 1)] == conditioning[next_row]).all(-1)
+    return torch.stack([batch, token, row], dim=1)[equal & (next_equal | ~has_next)].tolist()
 
 
-def _is_followed_by_base(
-    context: torch.Tensor, conditioning: torch.Tensor, injected: Injected, token: int, row: int
-) -> bool:
-    """Say whether any row of the base prompt follows an injected row in its chunk, where there is room for one.
-
-    A text encoder's row depends on the tokens before it alone, so that a negative prompt that begins as the dummy
-    prompt does, with the concept, has the same row. It is the user's own there, and what follows it differs.
-    """
-    stop = min(len(conditioning), len(context) - token + row)
-    following = conditioning[row + 1 : stop]
-    in_chunk = (following == conditioning[0]).all(-1).cumsum(0) == 0
-    of_base = torch.tensor([at not in injected.rows for at in range(row + 1, stop)], device=context.device)
-    compared = in_chunk & of_base.bool()
-    equal = (context[token + 1 : token + 1 + len(following)] == following).all(-1)
-    return not bool(compared.any()) or bool((equal & compared).any())
+def _following_base_rows(conditioning: torch.Tensor, rows: Sequence[int]) -> list[int]:
+    """Return, for each injected row, the row of the base prompt that comes next in its chunk, or -1."""
+    starts = (conditioning == conditioning[0]).all(-1).tolist()
+    following, next_base, injected = {}, -1, set(rows)
+    for row in reversed(range(len(conditioning))):
+        if row in injected:
+            following[row] = next_base
+        else:
+            next_base = -1 if starts[row] else row
+    return [following[row] for row in rows]
 
 
 def _agreement(context: torch.Tensor, conditioning: torch.Tensor, offset: int) -> int:
