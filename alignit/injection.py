@@ -117,7 +117,7 @@ def locate(context: torch.Tensor, prompts: Sequence[Injected]) -> dict[tuple[int
 def _occurrences(context: torch.Tensor, injected: Injected) -> list[tuple[int, int, int]]:
     """Find a prompt's injected rows in a context [R, T, width], as (batch, token, row of the prompt)."""
     if not injected.rows or injected.conditioning.shape[-1] != context.shape[-1]:
-        return []  # no concept, or the prompt was encoded for another model, as that of the first pass of hires fix can be
+        return []  # no concept, or encoded for another model: hires fix can have one of its own
     rows = list(injected.rows)
     # A host casts a conditioning to the UNet's type on the way; the same cast here keeps equality exact.
     conditioning = injected.conditioning.to(context)
