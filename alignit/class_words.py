@@ -110,7 +110,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > _SIDECAR_LIMIT:
             raise ClassWordError(f"{path.name} is larger than 1 MiB, which no metadata file is: check it")
-        metadata = json.loads(path.read_text(encoding="utf8"))
+        metadata = json.loads(path.read_text(encoding="utf-8-sig"))  # some editors put a mark at the beginning
     except FileNotFoundError:
         return {}
     except OSError as error:

@@ -19,10 +19,19 @@ def class_nouns() -> tuple[str, ...]:
     return tuple((files("alignit") / "data" / "class_nouns.txt").read_text(encoding="utf8").split())
 
 
+def noun_tokens(tokenize: Callable[[Sequence[str]], Sequence[Sequence[int]]]) -> dict[str, int]:
+    """Return the token id of each noun; nouns that are more than one token to a tokenizer are passed over.
+
+    Args:
+        tokenize: Gives the token ids of each text, without start and end.
+    """
+    return {noun: ids[0] for noun, ids in zip(class_nouns(), tokenize(class_nouns()), strict=True) if len(ids) == 1}
+
+
 def suggest_class_words(
     vectors: Mapping[str, torch.Tensor],
     tables: Mapping[str, torch.Tensor],
-    tokenize: Callable[[Sequence[str]], Sequence[Sequence[int]]],
+    tokens: Mapping[str, int],
     count: int = 5,
 ) -> list[str]:
     """Return the nouns nearest to a concept by the cosine of token vectors, nearest first.
@@ -32,14 +41,13 @@ def suggest_class_words(
     Args:
         vectors: The concept's vectors for each text encoder, [n, width].
         tables: The token embedding table of each text encoder, [vocabulary, width], under the same keys.
-        tokenize: Gives the token ids of each text; nouns of more than one token are passed over.
+        tokens: The nouns and their token ids, as `noun_tokens` gives them.
         count: How many nouns at the most.
     """
-    tokens = [(noun, ids[0]) for noun, ids in zip(class_nouns(), tokenize(class_nouns()), strict=True) if len(ids) == 1]
-    ids = torch.tensor([token for _, token in tokens], dtype=torch.long)
-    similarity = torch.zeros(len(tokens))
+    words, ids = list(tokens), torch.tensor(list(tokens.values()), dtype=torch.long)
+    similarity = torch.zeros(len(words))
     for encoder, table in tables.items():
         nouns = torch.nn.functional.normalize(table[ids.to(table.device)].float().cpu(), dim=-1)
         concept = torch.nn.functional.normalize(vectors[encoder].detach().float().cpu(), dim=-1)
         similarity += (nouns @ concept.T).amax(1)
-    return [tokens[index][0] for index in similarity.topk(min(count, len(tokens))).indices.tolist()]
+    return [words[index] for index in similarity.topk(min(count, len(words))).indices.tolist()]

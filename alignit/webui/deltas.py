@@ -29,7 +29,7 @@ NETWORK = "delta"
 _SUFFIXES = (".delta.safetensors", ".safetensors", ".ckpt", ".pt", ".bin")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Embedding:
     """A token of a concept's file in the shape of the host's own embeddings.
 

@@ -13,8 +13,10 @@ from typing import Any
 import torch
 from modules import sd_hijack, shared
 
-from alignit.suggestions import suggest_class_words
+from alignit.suggestions import noun_tokens, suggest_class_words
 from alignit.webui.encoders import UnsupportedEncoderError, text_encoders, token_table
+
+SUGGESTIONS = 5
 
 
 def find_embedding(name: str) -> Any | None:
@@ -66,12 +68,20 @@ def embedding_in_tokens(tokens: list[int]) -> Any | None:
 
 
 def nearest_class_words(sd_model: Any, embedding: Any) -> list[str]:
-    """Suggest class words for an embedding, nearest first."""
+    """Suggest class words for an embedding, nearest first; none that is itself the name of an embedding."""
     encoders = text_encoders(sd_model)
     tables: dict[str, torch.Tensor] = dict(token_table(encoder) for encoder in encoders)
     vec = embedding.vec
     vectors = vec if isinstance(vec, Mapping) else dict.fromkeys(tables, vec)
-    return suggest_class_words(vectors, tables, encoders[0].tokenize)
+    kind = type(encoders[0])
+    if kind not in _noun_tokens:
+        # Thousands of words: once for each kind of text encoder, as kinds differ in the vocabulary if anything does.
+        _noun_tokens[kind] = noun_tokens(encoders[0].tokenize)
+    nearest = suggest_class_words(vectors, tables, _noun_tokens[kind], 2 * SUGGESTIONS)
+    return [word for word in nearest if find_embedding(word) is None][:SUGGESTIONS]
+
+
+_noun_tokens: dict[type, dict[str, int]] = {}
 
 
 def _fits(embedding: Any) -> bool:

@@ -86,8 +86,10 @@ def _look(prompt: str, class_words: str) -> tuple[Concepts, list[str]]:
     concepts = Concepts(ClassWords(class_words), notes.append)
     (prompt,), networks = extra_networks.parse_prompts([prompt])
     concepts.deltas = active_deltas(networks, notes.append)
-    for text in _texts(prompt):
+    texts = _texts(prompt)
+    for text in texts:
         concepts.read(text)
+    for text in texts:
         find_concepts(sd_model, concepts, text)
     return concepts, notes
 

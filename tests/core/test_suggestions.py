@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import torch
 
-from alignit.suggestions import class_nouns, suggest_class_words
+from alignit.suggestions import class_nouns, noun_tokens, suggest_class_words
 
 
 def tokenize(texts):
     return [[number] if len(text) < 8 else [0, number] for number, text in enumerate(texts)]
+
+
+TOKENS = noun_tokens(tokenize)
 
 
 def test_the_noun_that_a_vector_was_started_from_comes_first() -> None:
@@ -16,9 +19,9 @@ def test_the_noun_that_a_vector_was_started_from_comes_first() -> None:
     table = torch.randn(len(class_nouns()), 64, generator=generator)
     cat, dog = class_nouns().index("cat"), class_nouns().index("dog")
     near_cat = 30 * table[cat] + 3 * torch.randn(64, generator=generator)
-    assert suggest_class_words({"clip_l": near_cat[None]}, {"clip_l": table}, tokenize)[0] == "cat"
+    assert suggest_class_words({"clip_l": near_cat[None]}, {"clip_l": table}, TOKENS)[0] == "cat"
     both = torch.stack([near_cat, torch.randn(64, generator=generator), table[dog]])
-    assert set(suggest_class_words({"clip_l": both}, {"clip_l": table}, tokenize, 2)) == {"cat", "dog"}
+    assert set(suggest_class_words({"clip_l": both}, {"clip_l": table}, TOKENS, 2)) == {"cat", "dog"}
 
 
 def test_two_text_encoders_count_together() -> None:
@@ -29,12 +32,12 @@ def test_two_text_encoders_count_together() -> None:
         "clip_l": (tables["clip_l"][cat] + 1.1 * tables["clip_l"][dog])[None],
         "clip_g": (tables["clip_g"][cat] + 1.1 * tables["clip_g"][car])[None],
     }
-    assert suggest_class_words(vectors, tables, tokenize)[0] == "cat"
+    assert suggest_class_words(vectors, tables, TOKENS)[0] == "cat"
 
 
 def test_words_are_real_and_of_one_token() -> None:
     table = torch.randn(len(class_nouns()), 8, generator=torch.Generator().manual_seed(0))
-    suggested = suggest_class_words({"clip_l": table[:3]}, {"clip_l": table}, tokenize)
+    suggested = suggest_class_words({"clip_l": table[:3]}, {"clip_l": table}, TOKENS)
     assert len(suggested) == 5
     assert all(len(word) < 8 for word in suggested)
     assert len(class_nouns()) > 3000

@@ -109,6 +109,11 @@ def test_a_damaged_sidecar_is_named_and_never_overwritten(tmp_path, content: str
         assert sidecar.read_text(encoding="utf8") == content
 
 
+def test_a_sidecar_from_an_editor_that_marks_utf8_is_read(tmp_path) -> None:
+    (tmp_path / "my-cat.json").write_bytes(b'\xef\xbb\xbf{"class word": "cat"}')
+    assert remembered(tmp_path / "my-cat.pt") == "cat"
+
+
 def test_remembering_a_bad_word_or_in_a_missing_folder_is_refused(tmp_path) -> None:
     with pytest.raises(ClassWordError, match="empty"):
         remember(tmp_path / "my-cat.pt", " ")

@@ -150,6 +150,19 @@ def test_suggestion_that_the_settings_allow(host: WebUI) -> None:
     assert ours == host.txt2img("a my-cat in snow", alignit=[True, f"my-cat={word}"])
 
 
+def test_a_suggestion_is_never_the_name_of_an_embedding(host: WebUI) -> None:
+    """It could not be used: a class word is an ordinary word."""
+    first = note(host.txt2img("a my-cat in snow", alignit=[True])).rpartition("Nearest to it: ")[2].split(", ")[0]
+    save_embedding(host, first, 1)
+    try:
+        again = note(host.txt2img("a my-cat in rain", alignit=[True])).rpartition("Nearest to it: ")[2]
+        assert again
+        assert first not in again.rstrip(".").split(", ")
+    finally:
+        (host.embeddings / f"{first}.safetensors").unlink()
+        refresh(host)
+
+
 def test_remembered_class_word_and_its_place_in_the_order(host: WebUI) -> None:
     sidecar = host.embeddings / "my-cat.json"
     try:
