@@ -34,7 +34,7 @@ Arm = Callable[[int], Payload]
 """Makes the payload of the n-th picture."""
 
 WANTED_RATIO = 1.01
-SIZE = {"width": 128, "height": 128, "steps": 20}
+SIZE = {"width": 256, "height": 256, "steps": 20}
 TINY = {"width": 64, "height": 64}
 ONE_STEP = {**TINY, "steps": 1}
 WARM_UP = 2
@@ -82,19 +82,19 @@ NOISE = "base / base: the noise"
 FIXED_COST = "AlignIT / base, 64x64 and 1 step: what a picture costs more, whatever its size"
 COMPARISONS = [
     Comparison(MAIN, BASE, ALIGNIT, wanted=True),
-    Comparison("AlignIT / the embedding, plain", EMBEDDING, ALIGNIT, share=0.5, wanted=True),
+    Comparison("AlignIT / the embedding, plain", EMBEDDING, ALIGNIT, share=0.25, wanted=True),
     Comparison(
         "AlignIT, steps 0.2 to 0.8 / base",
         BASE,
         picture("a my-cat playing with a ball #", "my-cat=cat", 1.0, 0.2, 0.8),
-        share=0.5,
+        share=0.25,
         wanted=True,
     ),
     Comparison(
         "AlignIT, strength 0.5 / base",
         BASE,
         picture("a my-cat playing with a ball #", "my-cat=cat", 0.5),
-        share=0.5,
+        share=0.25,
         wanted=True,
     ),
     Comparison(
@@ -102,7 +102,7 @@ COMPARISONS = [
         BASE,
         picture("a xl-cat playing with a ball #", "xl-cat=cat"),
         model="tiny-sdxl",
-        share=0.5,
+        share=0.25,
         wanted=True,
     ),
     Comparison(
@@ -117,7 +117,7 @@ COMPARISONS = [
         picture("a my-cat playing with a ball", "my-cat=cat", **ONE_STEP),
         share=6,
     ),
-    Comparison(NOISE, BASE, BASE, share=0.5),
+    Comparison(NOISE, BASE, BASE, share=0.25),
 ]
 RANGE = COMPARISONS[2].b
 SDXL = COMPARISONS[4].b
