@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from alignit.syntax import class_word_error
+from alignit.syntax import class_word_error, name_key
 
 SIDECAR_KEY = "class word"
 _SIDECAR_LIMIT = 2**20
@@ -52,12 +52,12 @@ class ClassWords:
                         f"'{self._default}' and '{word}' in the class words both name no concept: write my-cat=cat"
                     )
                 self._default = word
-            elif self._by_name.setdefault(_key(name), word) != word:
+            elif self._by_name.setdefault(name_key(name), word) != word:
                 raise ClassWordError(f"The class words give '{name}' twice: keep one of the entries")
 
     def get(self, name: str) -> str | None:
         """Return the class word for a concept, or None."""
-        return self._by_name.get(_key(name), self._default)
+        return self._by_name.get(name_key(name), self._default)
 
 
 def format_class_words(words: Mapping[str, str]) -> str:
@@ -120,7 +120,3 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(metadata, dict):
         raise ClassWordError(f"{path.name} holds no metadata, which is an object in JSON: mend or delete it")
     return metadata
-
-
-def _key(name: str) -> str:
-    return name.strip().removeprefix("<").removesuffix(">").lower()

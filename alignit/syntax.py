@@ -51,6 +51,11 @@ def split(text: str) -> Iterator[str | Mark]:
         yield text[end:]
 
 
+def name_key(name: str) -> str:
+    """Return what a concept's name is compared by: its text, without regard to case, with angle brackets or without."""
+    return name.strip().strip("<>").lower()
+
+
 def join_class_words(parts: Iterable[str | Mark], class_word: Callable[[str, str], str | None]) -> Iterator[str | Mark]:
     """Join marks with the class words that follow them: ``<new1> cat`` is one concept with its class word.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,8 +12,8 @@ from modules import shared
 from alignit.class_words import ClassWordError, ClassWords, remembered
 from alignit.projections import Change
 from alignit.suggestions import class_nouns
-from alignit.syntax import Mark, class_word_error, join_class_words, split
-from alignit.webui.deltas import Delta
+from alignit.syntax import Mark, class_word_error, join_class_words, name_key, split
+from alignit.webui.deltas import Delta, find_token
 from alignit.webui.embeddings import (
     embedding_in_tokens,
     find_embedding,
@@ -69,7 +69,7 @@ class Concepts:
             # One that cannot be used is told of where its mark is resolved, and says nothing about other mentions. The
             # prompt can also still hold prompt editing here, as in <my-cat=[cat:dog:0.5]>.
             if isinstance(part, Mark) and part.class_word is not None and class_word_error(part.class_word) is None:
-                self._in_prompt.setdefault(part.name.strip("<>").lower(), part.class_word)
+                self._in_prompt.setdefault(name_key(part.name), part.class_word)
         for name in passed_over_in(text):
             if is_for_another_model(name):
                 self._say_unfit(name)
@@ -99,27 +99,18 @@ class Concepts:
 
     def embedding(self, embedding: Any) -> Concept | None:
         """See `alignit.webui.encoders.Lookup`."""
-        return self._resolve(embedding, self._in_prompt.get(embedding.name.strip("<>").lower()))
+        return self._resolve(embedding, self._in_prompt.get(name_key(embedding.name)))
 
     def _delta_of(self, name: str) -> tuple[Delta, Any] | None:
-        wanted = name.strip("<>").lower()
-        return next(
-            (
-                (delta, embedding)
-                for delta in reversed(self.deltas)
-                for embedding in delta.embeddings
-                if embedding.name.strip("<>").lower() == wanted
-            ),
-            None,
-        )
+        return find_token(self.deltas, name)
 
     def _class_word_after(self, name: str, text: str) -> str | None:
         delta = self._delta_of(name)
         if delta is None:
             return None
-        words = [self._panel.get(name), self._remembered(delta[1]), *re.findall(r"^[^\W\d_]+", text)]
-        if len(words) > 2 and words[2] and words[2].lower() not in class_nouns():
-            words.pop()
+        first = re.match(r"[^\W\d_]+", text)
+        noun = first[0] if first and first[0].lower() in class_nouns() else None
+        words = self._panel.get(name), self._remembered(delta[1]), noun
         return next((text[: len(word)] for word in words if word and _begins_with(text, word)), None)
 
     def _without_embedding(self, mark: Mark) -> Concept | None:
@@ -206,8 +197,8 @@ def _begins_with(text: str, word: str) -> bool:
 class PlainDeltas:
     """The `Lookup` where AlignIT is off: tokens of the active deltas are plain embeddings, and nothing is a concept."""
 
-    def __init__(self) -> None:
-        self.deltas: list[Delta] = []
+    def __init__(self, deltas: Sequence[Delta]) -> None:
+        self._deltas = deltas
 
     def split(self, text: str) -> Iterator[str | Mark]:
         """See `alignit.webui.encoders.Lookup`."""
@@ -215,8 +206,8 @@ class PlainDeltas:
 
     def mark(self, mark: Mark) -> Any | None:
         """See `alignit.webui.encoders.Lookup`."""
-        embeddings = {e.name.strip("<>").lower(): e for delta in self.deltas for e in delta.embeddings}
-        return embeddings.get(mark.name.strip("<>").lower())
+        token = find_token(self._deltas, mark.name)
+        return None if token is None else token[1]
 
     def embedding(self, _embedding: Any) -> Concept | None:
         """See `alignit.webui.encoders.Lookup`."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,9 @@ from alignit.concept import ConceptFileError, ModelShapes, TokenEmbedding
 from alignit.formats import load_concept
 from alignit.layer_names import layer_of
 from alignit.projections import Change
+from alignit.syntax import name_key
 from alignit.webui.embeddings import find_embedding
-from alignit.webui.encoders import text_encoders, token_table
+from alignit.webui.encoders import token_tables
 from alignit.webui.settings import cache_bytes
 
 NETWORK = "delta"
@@ -88,6 +89,15 @@ def active_deltas(extra_network_data: Mapping[str, Any] | None, say: Callable[[s
     return deltas
 
 
+def find_token(deltas: Sequence[Delta], name: str) -> tuple[Delta, Any] | None:
+    """Return the delta that has a token of this name, and the token's embedding; the last one where several have it."""
+    for delta in reversed(deltas):
+        for embedding in delta.embeddings:
+            if name_key(embedding.name) == name_key(name):
+                return delta, embedding
+    return None
+
+
 def deltas_folder() -> Path:
     """Return the folder with Custom Diffusion files."""
     # custom-diffusion-webui defines the flag, where it is installed.
@@ -141,7 +151,7 @@ def _live_layers() -> dict[str, torch.Tensor]:
 
 
 def _model_shapes(layers: Mapping[str, torch.Tensor]) -> ModelShapes:
-    widths = {key: table.shape[-1] for key, table in map(token_table, text_encoders(shared.sd_model))}
+    widths = {key: table.shape[-1] for key, table in token_tables(shared.sd_model).items()}
     shapes = {layer: (weight.shape[0], weight.shape[1]) for layer, weight in layers.items()}
     # Prefixes in the text encoder are CatVersion's; a delta has none.
     return ModelShapes(widths, shapes, encoder_layers=0, dtype=devices.dtype_unet)

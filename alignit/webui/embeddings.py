@@ -10,11 +10,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from modules import sd_hijack, shared
 
 from alignit.suggestions import noun_tokens, suggest_class_words
-from alignit.webui.encoders import UnsupportedEncoderError, text_encoders, token_table
+from alignit.webui.encoders import UnsupportedEncoderError, text_encoders, token_tables
 
 SUGGESTIONS = 5
 
@@ -70,7 +69,7 @@ def embedding_in_tokens(tokens: list[int]) -> Any | None:
 def nearest_class_words(sd_model: Any, embedding: Any) -> list[str]:
     """Suggest class words for an embedding, nearest first; none that is itself the name of an embedding."""
     encoders = text_encoders(sd_model)
-    tables: dict[str, torch.Tensor] = dict(token_table(encoder) for encoder in encoders)
+    tables = token_tables(sd_model)
     vec = embedding.vec
     vectors = vec if isinstance(vec, Mapping) else dict.fromkeys(tables, vec)
     kind = type(encoders[0])
@@ -86,7 +85,7 @@ _noun_tokens: dict[type, dict[str, int]] = {}
 
 def _fits(embedding: Any) -> bool:
     try:
-        tables = dict(token_table(encoder) for encoder in text_encoders(shared.sd_model))
+        tables = token_tables(shared.sd_model)
     except UnsupportedEncoderError:
         return False
     if "clip_g" not in tables or not isinstance(embedding.vec, Mapping):

@@ -91,8 +91,16 @@ def find_concepts(sd_model: Any, lookup: Lookup, text: str) -> list[TargetChunk[
     return _TargetView(text_encoders(sd_model)[0], lookup).target_chunks(text)[1]
 
 
-def token_table(encoder: Any) -> tuple[str, torch.Tensor]:
-    """Return an encoder's key in SDXL embeddings, ``clip_l`` or ``clip_g``, and its token embeddings [V, width]."""
+def token_tables(sd_model: Any) -> dict[str, torch.Tensor]:
+    """Return the token embeddings [V, width] of each text encoder, by its key in SDXL embeddings: clip_l, clip_g.
+
+    Raises:
+        UnsupportedEncoderError: The model's text encoders cannot be used, or take no embeddings.
+    """
+    return dict(_token_table(encoder) for encoder in text_encoders(sd_model))
+
+
+def _token_table(encoder: Any) -> tuple[str, torch.Tensor]:
     for module in encoder.modules():
         key = getattr(module, "textual_inversion_key", None)
         if key is not None:

@@ -58,7 +58,6 @@ class Job:
         self._arguments = arguments
         self._notes = Notes(p)
         self._concepts = Concepts(ClassWords(arguments.class_words), self._notes.say)
-        self._plain_deltas = PlainDeltas()
         self._injector = Injector(arguments.always)
         self._projections: ProjectionHooks | None = None
         self._failed = False
@@ -207,9 +206,9 @@ class Job:
                     self._fail("encoding the prompt")
             plain_texts = type(texts)(self._without_class_words(texts), copy_from=texts)
             if self._computing.deltas:
-                self._plain_deltas.deltas = self._computing.deltas
                 try:
-                    return Encoding(sd_model, self._plain_deltas, self._strength_of).run(original, plain_texts)
+                    lookup = PlainDeltas(self._computing.deltas)
+                    return Encoding(sd_model, lookup, self._strength_of).run(original, plain_texts)
                 except UnsupportedEncoderError as error:
                     self._notes.say(f"{error}. The tokens of <delta:...> are read as plain text.")
             return original(plain_texts)
