@@ -7,7 +7,7 @@ holds by construction, in prompts of any length and with concepts of any number 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -27,10 +27,12 @@ class Span(Generic[E]):
         concept: The concept's name. Spans with equal names are mentions of one concept and share a dummy prompt.
         start: First row of the span, counted from the chunk's start token, which is row 0.
         class_tokens: Token ids of the class word, at least one.
-        vectors: Number of token vectors of the concept; 0 where only the class word is wanted.
+        vectors: Number of token vectors of the concept; 0 for one that has none.
         embedding: The concept's embedding, opaque to this module.
         trailing: Token ids that belong to the concept and follow its vectors: the class word in Custom Diffusion's
-            "<new1> cat".
+            "<new1> cat", and in CatVersion, which has no vectors. Where there are neither vectors nor these, only the
+            class word is wanted.
+        encoder_change: How the concept changes the text encoder that its dummy prompt is for, opaque to this module.
     """
 
     concept: str
@@ -39,6 +41,7 @@ class Span(Generic[E]):
     vectors: int
     embedding: E
     trailing: tuple[int, ...] = ()
+    encoder_change: Hashable = None
 
     @property
     def stop(self) -> int:
@@ -52,7 +55,7 @@ class Span(Generic[E]):
 
     @property
     def _concept_length(self) -> int:
-        return self.vectors + len(self.trailing) if self.vectors else 0
+        return self.vectors + len(self.trailing)
 
 
 @dataclass(frozen=True)
@@ -63,11 +66,13 @@ class Chunk(Generic[E]):
         tokens: Token ids, [T] with T = 77 in CLIP.
         multipliers: Emphasis per token, [T]; 1 is none.
         embeddings: Token vectors that replace those of ``tokens``, as (first row, embedding).
+        encoder_change: A change of the text encoder for this chunk alone, or None.
     """
 
     tokens: tuple[int, ...]
     multipliers: tuple[float, ...]
     embeddings: tuple[tuple[int, E], ...] = ()
+    encoder_change: Hashable = None
 
 
 @dataclass(frozen=True)
@@ -86,8 +91,8 @@ class TargetChunk(Generic[E]):
     text_stop: int
 
     def concepts(self) -> tuple[str, ...]:
-        """Return the names of the concepts with vectors in this chunk, each once, in order."""
-        return tuple(dict.fromkeys(span.concept for span in self.spans if span.vectors))
+        """Return the names of the concepts to inject into this chunk, each once, in order."""
+        return tuple(dict.fromkeys(span.concept for span in self.spans if span.concept_rows))
 
     def concept_rows(self, concept: str) -> list[int]:
         """Return the rows at which a concept is injected, over all of its mentions."""
@@ -117,15 +122,18 @@ def dummy_chunk(target: TargetChunk[E], concept: str, filler: int) -> Chunk[E]:
     multipliers = [1.0] * len(tokens)
     tokens[1 : target.text_stop] = [filler] * (target.text_stop - 1)
     embeddings = []
+    encoder_change: Hashable = None
     for span in target.spans:
-        if span.concept == concept and span.vectors:
+        if span.concept == concept and span.concept_rows:
             rows = span.concept_rows
-            embeddings.append((rows.start, span.embedding))
+            encoder_change = span.encoder_change
+            if span.vectors:
+                embeddings.append((rows.start, span.embedding))
             # The embedding's vectors replace the first rows; their ids are the target's own placeholders.
             tokens[rows.start : rows.stop] = target.chunk.tokens[rows.start : rows.stop]
             tokens[rows.start + span.vectors : rows.stop] = span.trailing
             multipliers[rows.start : rows.stop] = target.chunk.multipliers[rows.start : rows.stop]
-    return Chunk(tuple(tokens), tuple(multipliers), tuple(embeddings))
+    return Chunk(tuple(tokens), tuple(multipliers), tuple(embeddings), encoder_change)
 
 
 def fill_backwards(tokens: Sequence[int], length: int) -> list[int]:

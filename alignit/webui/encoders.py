@@ -18,10 +18,10 @@ import torch
 from modules import shared
 
 from alignit.conditioning import Injected, splice
+from alignit.patches import replaced
 from alignit.projections import Change
 from alignit.prompts import Chunk, Span, TargetChunk, base_chunk
 from alignit.syntax import Mark
-from alignit.webui.patches import replaced
 
 FILLER = "*"
 

@@ -17,6 +17,7 @@ from modules.hypernetworks import hypernetwork
 
 from alignit.class_words import ClassWords
 from alignit.injection import Injector
+from alignit.patches import replaced
 from alignit.projections import Change, ChangedAtConcepts, ChangedEverywhere, ProjectionHooks
 from alignit.syntax import without_class_words
 from alignit.webui.arguments import Arguments
@@ -26,7 +27,6 @@ from alignit.webui.embeddings import find_embedding_name
 from alignit.webui.encoders import DummyRows, Encoding, UnsupportedEncoderError
 from alignit.webui.infotext import write_info
 from alignit.webui.notes import Notes
-from alignit.webui.patches import replaced
 
 _ATTRIBUTE = "alignit_job"
 _MISSING = object()

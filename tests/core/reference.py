@@ -53,6 +53,59 @@ def encode(model: CLIPTextModel, tokens: list[int]) -> torch.Tensor:
         return model(input_ids=torch.tensor([tokens])).last_hidden_state[0]
 
 
+@torch.no_grad()
+def encode_by_hand(
+    model: CLIPTextModel,
+    tokens: list[int],
+    prefixes: dict[int, tuple[torch.Tensor, torch.Tensor]],
+    prefix_mask: float = 1.0,
+) -> torch.Tensor:
+    """CatVersion's text encoder, one query of one head at a time, in float64: the conditioning [T, hidden] of a prompt.
+
+    Written from the published attention: a prefix's keys and values [P, hidden] are head-major and join those of the
+    tokens after the projections; the scaled query meets them with a mask of ones, the tokens with CLIP's causal one.
+
+    Args:
+        model: The text encoder.
+        tokens: The prompt's tokens.
+        prefixes: By the layer's number.
+        prefix_mask: What is added to the prefixes' logits.
+    """
+    state = {name.removeprefix("text_model."): tensor.double() for name, tensor in model.state_dict().items()}
+    heads, epsilon = model.config.num_attention_heads, model.config.layer_norm_eps
+
+    def linear(name: str, x: torch.Tensor) -> torch.Tensor:
+        return x @ state[f"{name}.weight"].T + state[f"{name}.bias"]
+
+    def norm(name: str, x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.layer_norm(x, x.shape[-1:], state[f"{name}.weight"], state[f"{name}.bias"], epsilon)
+
+    x = state["embeddings.token_embedding.weight"][tokens]
+    x = x + state["embeddings.position_embedding.weight"][: len(tokens)]
+    size = x.shape[-1] // heads
+    for number in range(model.config.num_hidden_layers):
+        layer = f"encoder.layers.{number}"
+        normed = norm(f"{layer}.layer_norm1", x)
+        queries, keys, values = (linear(f"{layer}.self_attn.{part}_proj", normed) for part in "qkv")
+        mixed = torch.zeros_like(x)
+        for i in range(len(tokens)):
+            for head in range(heads):
+                part = slice(head * size, (head + 1) * size)
+                seen_keys, seen_values = keys[: i + 1, part], values[: i + 1, part]
+                added = torch.zeros(i + 1, dtype=torch.float64)
+                if number in prefixes:
+                    prefix_keys, prefix_values = (tensor.double()[:, part] for tensor in prefixes[number])
+                    seen_keys = torch.cat([prefix_keys, seen_keys])
+                    seen_values = torch.cat([prefix_values, seen_values])
+                    added = torch.cat([torch.full((len(prefix_keys),), prefix_mask, dtype=torch.float64), added])
+                logits = seen_keys @ (queries[i, part] * size**-0.5) + added
+                mixed[i, part] = logits.softmax(0) @ seen_values
+        x = x + linear(f"{layer}.self_attn.out_proj", mixed)
+        inner = linear(f"{layer}.mlp.fc1", norm(f"{layer}.layer_norm2", x))
+        x = x + linear(f"{layer}.mlp.fc2", inner * torch.sigmoid(1.702 * inner))
+    return norm("final_layer_norm", x)
+
+
 class CrossAttention(torch.nn.Module):
     """Cross-attention with the names that Stable Diffusion's has."""
 
