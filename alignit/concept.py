@@ -15,6 +15,9 @@ from typing import TypeAlias
 
 import torch
 
+# A training run moves each weight by its learning rate a step at most, which turns the matrices by far less than this;
+# another checkpoint's can be as alike as a trained one's, so that some are not noticed.
+_SAME_CHECKPOINT = 0.9
 _COMPARED_LAYERS = 8  # enough to tell full weights from a delta, and quick for SDXL's 140 layers
 
 
@@ -166,7 +169,9 @@ class KeyValueWeights:
         return Likeness(median(cosines), median(ratios)) if chosen else None
 
     def doubt(self, live: Mapping[str, torch.Tensor]) -> str | None:
-        """Return a sentence for the user if the weights look like full ones but are taken for a delta, or the reverse.
+        """Return what the user should know if the weights are not what they are taken for, or None.
+
+        That is full weights taken for a delta, the reverse, and full weights that were trained on another checkpoint.
 
         Args:
             live: As in `likeness`.
@@ -175,9 +180,20 @@ class KeyValueWeights:
         if likeness is None:
             return None
         if not self.full and likeness.cosine > 0.9 and 0.5 < likeness.norm_ratio < 2:
-            return "the file says that it holds differences, but they look like whole weights: the result will be wrong"
+            return (
+                "the file says that it holds differences, but they look like whole weights, and the result will be "
+                "wrong. Look for the file's other form, or convert it again."
+            )
         if self.full and likeness.norm_ratio < 0.3:
-            return "the file should hold whole weights, but they look like differences: the result will be wrong"
+            return (
+                "the file should hold whole weights, but they look like differences, and the result will be wrong. "
+                "Look for the file's other form, or convert it again."
+            )
+        if self.full and likeness.cosine < _SAME_CHECKPOINT:
+            return (
+                f"its weights are unlike the loaded model's (cosine {likeness.cosine:.2f}): they seem to be trained on "
+                "another checkpoint. Load that one, or expect a concept that fits this model less well."
+            )
         return None
 
 
@@ -217,7 +233,7 @@ class ModelShapes:
     Attributes:
         token_widths: Width of the token embeddings by text encoder, ``{"clip_l": 768}``; keys as in `TokenEmbedding`.
         layers: (out, in) of each cross-attention key and value projection, by layer (see `alignit.layer_names`).
-        encoder_layers: How many layers the first text encoder has.
+        encoder_layers: How many layers the first text encoder has; 0 for one of another kind than SD1's.
         dtype: The type that weights and embeddings will be cast to.
     """
 
@@ -306,8 +322,8 @@ class Concept:
             )
 
     def _check_prefixes(self, prefixes: EncoderPrefixes, model: ModelShapes) -> None:
-        if len(model.token_widths) > 1:
-            raise self._misfit("changes the text encoder of SD1, and the loaded model has two text encoders")
+        if len(model.token_widths) > 1 or not model.encoder_layers:
+            raise self._misfit("changes the text encoder of SD1, and the loaded model has another")
         # CLIP's hidden states are as wide as its token embeddings.
         width = next(iter(model.token_widths.values()))
         if prefixes.hidden != width:

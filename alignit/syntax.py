@@ -81,17 +81,17 @@ def join_class_words(parts: Iterable[str | Mark], class_word: Callable[[str, str
         yield before
 
 
-def without_class_words(text: str, find: Callable[[str], str | None]) -> str:
+def without_class_words(text: str, find: Callable[[Mark], str | None]) -> str:
     """Return the prompt with ``<my-cat=cat>`` written as ``my-cat``: what it means where AlignIT is off.
 
     Args:
         text: The prompt.
-        find: Gives the name under which a concept is installed, or None; such a mark stays as typed.
+        find: Gives the plain text that a mark means, or None; such a mark stays as typed.
     """
     result = ""
     separate = False  # whether a name that was put in ends the text so far
     for part in split(text):
-        name = find(part.name) if isinstance(part, Mark) and part.class_word is not None else None
+        name = find(part) if isinstance(part, Mark) else None
         piece = name or (part if isinstance(part, str) else part.text)
         if (name or separate) and result and _merge(result[-1], piece[0]):
             result += " "

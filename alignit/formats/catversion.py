@@ -70,7 +70,7 @@ def read_catversion(contents: Contents) -> Concept:
         layer: Prefix(states[:, 2 * place].clone(), states[:, 2 * place + 1].clone())
         for place, layer in enumerate(layers)
     }
-    name = _name(source.path)
+    name = adapter_name(source.path)
     return Concept(
         source.path,
         name,
@@ -138,8 +138,8 @@ def _only(source: Source, named: Mapping[str, StoredTensor], part: str) -> torch
     return first
 
 
-def _name(path: Path) -> str:
-    """Return the file's name, or the nearest folder's that says something.
+def adapter_name(path: Path) -> str:
+    """Return the name of an adapter: its file's, or the nearest folder's that says something.
 
     The authors' files are NAME/checkpoints/adapter_gs-999/pytorch_adapter.bin.
     """

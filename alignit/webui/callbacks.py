@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from modules import extra_networks, script_callbacks
 
-from alignit.webui.deltas import DeltaNetwork
+from alignit.webui.networks import NETWORKS, Network
 from alignit.webui.script import on_cfg_denoiser
 from alignit.webui.settings import add_settings
 
@@ -14,4 +14,9 @@ def register() -> None:
     script_callbacks.on_ui_settings(add_settings)
     script_callbacks.on_cfg_denoiser(on_cfg_denoiser)
     # The host empties its registry of networks after it has loaded scripts.
-    script_callbacks.on_before_ui(lambda: extra_networks.register_extra_network(DeltaNetwork()))
+    script_callbacks.on_before_ui(_register_networks)
+
+
+def _register_networks() -> None:
+    for name in NETWORKS:
+        extra_networks.register_extra_network(Network(name))

@@ -13,9 +13,11 @@ from alignit.class_words import ClassWordError, ClassWords, remembered
 from alignit.projections import Change
 from alignit.suggestions import class_nouns
 from alignit.syntax import Mark, class_word_error, join_class_words, name_key, split
+from alignit.webui.catversion import Adapter, find_adapter
 from alignit.webui.deltas import Delta, find_token
 from alignit.webui.embeddings import (
     embedding_in_tokens,
+    embeddings_in,
     find_embedding,
     is_for_another_model,
     name_pattern,
@@ -23,6 +25,7 @@ from alignit.webui.embeddings import (
     passed_over_in,
 )
 from alignit.webui.encoders import Concept, text_encoders
+from alignit.webui.networks import Active
 from alignit.webui.settings import use_suggestions
 
 CHUNK_LENGTH = 75  # tokens of text that the host puts into a chunk
@@ -33,8 +36,8 @@ class Found:
     """A concept of the prompt, and where its class word comes from.
 
     Attributes:
-        concept: The concept, with its embedding.
-        source: ``prompt``, ``panel``, ``remembered`` or ``suggested``.
+        concept: The concept.
+        source: ``prompt``, ``panel``, ``remembered``, ``suggested``, or ``file`` for the name of its file or folder.
     """
 
     concept: Concept
@@ -48,23 +51,25 @@ class Concepts:
     embedding, and that before a suggested one, which the settings have to allow.
 
     Attributes:
-        deltas: The Custom Diffusion concepts that are active in the prompt at hand.
+        networks: The Custom Diffusion and CatVersion concepts that are active in the prompt at hand.
         found: The concepts in use, by name.
         suggestions: For each concept that has none, the nearest nouns, nearest first.
     """
 
     def __init__(self, words: ClassWords, say: Callable[[str], None]) -> None:
         """Take the panel's class words, and a function that tells the user what cannot be done."""
-        self.deltas: list[Delta] = []
+        self.networks = Active()
         self.found: dict[str, Found] = {}
         self.suggestions: dict[str, list[str]] = {}
         self._panel = words
         self._in_prompt: dict[str, str] = {}
+        self._texts: list[str] = []
         self._resolved: dict[tuple[Any, str | None, Change | None], Concept | None] = {}
         self._say = say
 
     def read(self, text: str) -> None:
         """Take the class words that a prompt text gives, for all mentions of their concepts in this generation."""
+        self._texts.append(text)
         for part in split(text):
             # One that cannot be used is told of where its mark is resolved, and says nothing about other mentions. The
             # prompt can also still hold prompt editing here, as in <my-cat=[cat:dog:0.5]>.
@@ -77,17 +82,49 @@ class Concepts:
     def split(self, text: str) -> Iterator[str | Mark]:
         """See `alignit.webui.encoders.Lookup`."""
         for part in join_class_words(split(text), self._class_word_after):
-            names = [] if isinstance(part, Mark) else [name for name in passed_over_in(part) if find_embedding(name)]
-            if isinstance(part, Mark) or not names:
+            if isinstance(part, Mark):
                 yield part
+            else:
+                yield from self._split_plain(part)
+
+    def _split_plain(self, text: str) -> Iterator[str | Mark]:
+        """Find what the host does not: embeddings that it passes over, and class words that are concepts themselves."""
+        names = {name: name for name in passed_over_in(text) if find_embedding(name)}
+        words = self._adapters_by_word()
+        if words:
+            # An embedding's name can hold a class word: my cat.pt.
+            names |= {name: "" for name in embeddings_in(text) if name.lower() not in words}
+            names |= {word: adapter.name for word, adapter in words.items()}
+        if not names:
+            yield text
+            return
+        by_key = {_spaced(name): concept for name, concept in names.items()}
+        pattern = "|".join(name_pattern(name).pattern for name in sorted(names, key=len, reverse=True))
+        for index, piece in enumerate(re.split(f"({pattern})", text, flags=re.IGNORECASE)):
+            concept = by_key.get(_spaced(piece)) if index % 2 else None
+            if piece:
+                yield Mark(concept, None, piece) if concept else piece
+
+    def _adapters_by_word(self) -> dict[str, Adapter]:
+        found: dict[str, Adapter] = {}
+        for adapter in self.networks.adapters:
+            word = self._word_of_adapter(adapter)[0]
+            if word is None:
                 continue
-            pattern = "|".join(name_pattern(name).pattern for name in sorted(names, key=len, reverse=True))
-            for index, piece in enumerate(re.split(f"({pattern})", part, flags=re.IGNORECASE)):
-                if piece:
-                    yield Mark(piece, None, piece) if index % 2 else piece
+            other = found.get(_spaced(word))
+            if other is not None and any(name_pattern(word).search(text) for text in self._texts):
+                self._say(
+                    f"'{word}' is the class word of both '{other.name}' and '{adapter.name}', and is taken for the "
+                    f"latter. Write <{other.name}={word}> where the other one stands."
+                )
+            found[_spaced(word)] = adapter
+        return found
 
     def mark(self, mark: Mark) -> Any | None:
         """See `alignit.webui.encoders.Lookup`."""
+        adapter = find_adapter(self.networks.adapters, mark.name)
+        if adapter is not None:
+            return self._resolve_adapter(adapter, mark.class_word)
         delta = self._delta_of(mark.name)
         embedding = delta[1] if delta else find_embedding(mark.name)
         if mark.class_word is None:
@@ -102,7 +139,7 @@ class Concepts:
         return self._resolve(embedding, self._in_prompt.get(name_key(embedding.name)))
 
     def _delta_of(self, name: str) -> tuple[Delta, Any] | None:
-        return find_token(self.deltas, name)
+        return find_token(self.networks.deltas, name)
 
     def _class_word_after(self, name: str, text: str) -> str | None:
         delta = self._delta_of(name)
@@ -110,7 +147,7 @@ class Concepts:
             return None
         first = re.match(r"[^\W\d_]+", text)
         noun = first[0] if first and first[0].lower() in class_nouns() else None
-        words = self._panel.get(name), self._remembered(delta[1]), noun
+        words = self._panel.get(name), self._remembered(delta[1].filename), noun
         return next((text[: len(word)] for word in words if word and _begins_with(text, word)), None)
 
     def _without_embedding(self, mark: Mark) -> Concept | None:
@@ -141,19 +178,36 @@ class Concepts:
                 f"'{word}' alone stands for it in the picture."
             )
             return Concept(embedding.name, word, None)
-        concept = Concept(embedding.name, word, embedding, change)
+        concept = Concept(embedding.name, word, embedding, change, filename=embedding.filename)
         self.found[embedding.name] = Found(concept, source)
         return concept
 
+    def _resolve_adapter(self, adapter: Adapter, in_mark: str | None) -> Concept | None:
+        word, source = (in_mark, "prompt") if in_mark is not None else self._word_of_adapter(adapter)
+        if word is None or not self._is_good(adapter.name, word):
+            return None
+        concept = Concept(
+            adapter.name, word, None, encoder_change=adapter.prefixes, trailing=True, filename=adapter.filename
+        )
+        self.found[adapter.name] = Found(concept, source)
+        return concept
+
+    def _word_of_adapter(self, adapter: Adapter) -> tuple[str | None, str]:
+        word, source = self._given(adapter.name, adapter.filename, self._in_prompt.get(name_key(adapter.name)))
+        if word is not None or not adapter.class_words:
+            return word, source
+        # A folder's name says more than the class word does, as in "colorful teapot": what the prompt has of it counts.
+        used = (word for word in adapter.class_words if any(name_pattern(word).search(text) for text in self._texts))
+        return next(used, adapter.class_words[0]), "file"
+
+    def class_word_of(self, adapter: Adapter) -> str | None:
+        """Return the class word that stands for a CatVersion concept in the prompt, or None where none is known."""
+        return self._word_of_adapter(adapter)[0]
+
     def _class_word(self, embedding: Any, in_prompt: str | None) -> tuple[str | None, str]:
-        if in_prompt is not None:
-            return in_prompt, "prompt"
-        in_panel = self._panel.get(embedding.name)
-        if in_panel is not None:
-            return in_panel, "panel"
-        kept = self._remembered(embedding)
-        if kept is not None:
-            return kept, "remembered"
+        word, source = self._given(embedding.name, embedding.filename, in_prompt)
+        if word is not None:
+            return word, source
         nearest = nearest_class_words(shared.sd_model, embedding)
         if use_suggestions() and nearest:
             return nearest[0], "suggested"
@@ -164,9 +218,19 @@ class Concepts:
         )
         return None, ""
 
-    def _remembered(self, embedding: Any) -> str | None:
+    def _given(self, name: str, filename: str | None, in_prompt: str | None) -> tuple[str | None, str]:
+        """Return the class word that the user gave a concept, and where; None where there is none."""
+        if in_prompt is not None:
+            return in_prompt, "prompt"
+        in_panel = self._panel.get(name)
+        if in_panel is not None:
+            return in_panel, "panel"
+        kept = self._remembered(filename)
+        return kept, "remembered" if kept is not None else ""
+
+    def _remembered(self, filename: str | None) -> str | None:
         try:
-            return remembered(embedding.filename) if embedding.filename else None
+            return remembered(filename) if filename else None
         except ClassWordError as error:
             self._say(f"{error}.")
             return None
@@ -188,6 +252,10 @@ class Concepts:
 
     def _say_unfit(self, name: str) -> None:
         self._say(f"The embedding '{name}' was made for another kind of model than the loaded one, and is not used.")
+
+
+def _spaced(text: str) -> str:
+    return " ".join(text.lower().split())
 
 
 def _begins_with(text: str, word: str) -> bool:

@@ -54,9 +54,17 @@ def passed_over_in(text: str) -> list[str]:
     return [name for name in skipped if name.lower() in lower and name_pattern(name).search(text)]
 
 
+def embeddings_in(text: str) -> list[str]:
+    """Return the names in a text of the loaded model's embeddings."""
+    loaded = sd_hijack.model_hijack.embedding_db.word_embeddings
+    lower = text.lower()
+    return [name for name in loaded if name.lower() in lower and name_pattern(name).search(text)]
+
+
 def name_pattern(name: str) -> re.Pattern[str]:
-    """Return a pattern that finds a name in a prompt where it stands alone."""
-    return re.compile(rf"(?<![\w-]){re.escape(name)}(?![\w-])", re.IGNORECASE)
+    """Return a pattern that finds a name, of one word or several, in a prompt where it stands alone."""
+    words = r"\s+".join(map(re.escape, name.split()))
+    return re.compile(rf"(?<![\w-]){words}(?![\w-])", re.IGNORECASE)
 
 
 def embedding_in_tokens(tokens: list[int]) -> Any | None:

@@ -17,8 +17,10 @@ from typing import Any, Protocol
 import torch
 from modules import shared
 
+from alignit.concept import EncoderPrefixes
 from alignit.conditioning import Injected, splice
 from alignit.patches import replaced
+from alignit.prefixes import prefixed
 from alignit.projections import Change
 from alignit.prompts import Chunk, Span, TargetChunk, base_chunk
 from alignit.syntax import Mark
@@ -41,16 +43,22 @@ class Concept:
     Attributes:
         name: The embedding's name.
         class_word: The class word's text.
-        embedding: The host's embedding, or None where the class word alone shall be used.
+        embedding: The host's embedding, or None where there is none.
         change: Its change of W_k and W_v, or None.
-        trailing: Whether the class word follows the concept in the prompt, as part of it: "<new1> cat".
+        encoder_change: Its change of the text encoder, or None. Where it has neither this nor an embedding, the class
+            word alone shall be used.
+        trailing: Whether the class word is a part of the concept: it follows in "<new1> cat", and is all of it in
+            CatVersion.
+        filename: The file beside which its class word is remembered, or None.
     """
 
     name: str
     class_word: str
     embedding: Any
     change: Change | None = None
+    encoder_change: EncoderPrefixes | None = None
     trailing: bool = False
+    filename: str | None = None
 
 
 class Lookup(Protocol):
@@ -80,6 +88,13 @@ def text_encoders(sd_model: Any) -> list[Any]:
     if not encoders:
         raise UnsupportedEncoderError("this model's text encoder does not work on token chunks")
     return encoders
+
+
+def clip_layers(encoder: Any) -> Sequence[Any]:
+    """Return the layers of a text encoder from transformers, SD1's; none of another kind's."""
+    transformer = getattr(getattr(encoder, "wrapped", None), "transformer", None)
+    text_model = getattr(transformer, "text_model", None)
+    return text_model.encoder.layers if text_model is not None else ()
 
 
 def find_concepts(sd_model: Any, lookup: Lookup, text: str) -> list[TargetChunk[Any]]:
@@ -123,8 +138,9 @@ class _Placeholder:
     def span(self, start: int) -> Span[Any]:
         concept = self.concept
         vectors = int(concept.embedding.vectors) if concept.embedding is not None else 0
-        trailing = self.class_tokens if concept.trailing else ()
-        return Span(concept.name, start, self.class_tokens, vectors, concept.embedding, trailing)
+        change = concept.encoder_change
+        trailing = self.class_tokens if concept.trailing and (vectors or change) else ()
+        return Span(concept.name, start, self.class_tokens, vectors, concept.embedding, trailing, change)
 
 
 class _TargetView:
@@ -326,9 +342,12 @@ def _host_chunks(chunks: Sequence[Any], targets: Sequence[TargetChunk[Any]]) -> 
 def _encode(encoder: Any, chunk: Chunk[Any]) -> torch.Tensor:
     """Encode a dummy prompt's chunk, [77, width], as the host would encode that prompt on its own."""
     hijack = encoder.hijack
+    change = chunk.encoder_change
+    prefixes = change.layers if isinstance(change, EncoderPrefixes) else {}
     hijack.fixes = [[(row - 1, embedding) for row, embedding in chunk.embeddings]]
     try:
-        rows: torch.Tensor = encoder.process_tokens([list(chunk.tokens)], [list(chunk.multipliers)])[0]
+        with prefixed(clip_layers(encoder), prefixes):
+            rows: torch.Tensor = encoder.process_tokens([list(chunk.tokens)], [list(chunk.multipliers)])[0]
     finally:
         # A global of the host: left set, the next text would get these vectors.
         hijack.fixes = None

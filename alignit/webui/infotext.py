@@ -47,7 +47,7 @@ def _write_hashes(found: Mapping[str, Found]) -> None:
     params = sd_hijack.model_hijack.extra_generation_params
     entries = [entry for entry in params.get("TI hashes", "").split(", ") if entry]
     for name, item in found.items():
-        shorthash = item.concept.embedding.shorthash
+        shorthash = getattr(item.concept.embedding, "shorthash", None)
         entry = f"{name.replace(':', '').replace(',', '')}: {shorthash}"
         if shorthash and entry not in entries:
             entries.append(entry)

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from modules import extra_networks, prompt_parser, sd_models, ui_extra_networks
 
 from alignit.class_words import ClassWordError, ClassWords, format_class_words, remember
 from alignit.webui.concepts import Concepts
-from alignit.webui.deltas import active_deltas
-from alignit.webui.encoders import UnsupportedEncoderError, find_concepts
+from alignit.webui.encoders import Concept, UnsupportedEncoderError, find_concepts
+from alignit.webui.networks import read_networks
 
 _SOURCES = {
     "prompt": "from the prompt",
     "panel": "from the panel",
     "remembered": "remembered",
     "suggested": "suggested: the nearest noun",
+    "file": "from the name of its file",
 }
 
 
@@ -27,12 +26,7 @@ def inspect_prompt(prompt: str, class_words: str) -> tuple[list[str], list[str]]
         return [], [f"{error}"]
     lines = []
     for name, found in concepts.found.items():
-        vectors = int(found.concept.embedding.vectors)
-        weights = ", keys and values" if found.concept.change else ""
-        lines.append(
-            f"{name} ({vectors} {'vector' if vectors == 1 else 'vectors'}{weights}): "
-            f"{found.concept.class_word}, {_SOURCES[found.source]}."
-        )
+        lines.append(f"{name} ({_content(found.concept)}): {found.concept.class_word}, {_SOURCES[found.source]}.")
     return _or_nothing(lines, notes)
 
 
@@ -53,25 +47,35 @@ def remember_class_words(prompt: str, class_words: str) -> tuple[list[str], list
         lines = []
         for name, found in concepts.found.items():
             concept = found.concept
-            if concept.embedding.filename:
-                remember(concept.embedding.filename, concept.class_word)
-                _tell_metadata_editor(concept.embedding)
-                lines.append(f"{name}: {concept.class_word}, remembered with the embedding.")
+            if concept.filename:
+                remember(concept.filename, concept.class_word)
+                _tell_metadata_editor(concept.filename)
+                lines.append(f"{name}: {concept.class_word}, remembered with the concept's file.")
     except (ClassWordError, UnsupportedEncoderError, _NoModelError) as error:
         return [], [f"{error}"]
     return _or_nothing(lines, notes)
 
 
 def _or_nothing(lines: list[str], notes: list[str]) -> tuple[list[str], list[str]]:
-    return (lines, notes) if lines or notes else (["No embedding in the prompt."], [])
+    return (lines, notes) if lines or notes else (["No concept in the prompt."], [])
 
 
-def _tell_metadata_editor(embedding: Any) -> None:
-    # The host's editor of an embedding's metadata writes back what it read when its tab was last filled.
+def _content(concept: Concept) -> str:
+    vectors = int(concept.embedding.vectors) if concept.embedding is not None else 0
+    parts = {
+        f"{vectors} {'vector' if vectors == 1 else 'vectors'}": vectors,
+        "keys and values": concept.change,
+        "text encoder": concept.encoder_change,
+    }
+    return ", ".join(part for part, there in parts.items() if there)
+
+
+def _tell_metadata_editor(filename: str) -> None:
+    # The host's editor of a file's metadata writes back what it read when its tab was last filled.
     for page in ui_extra_networks.extra_pages:
-        item = page.items.get(embedding.name, {})
-        if item.get("filename") == embedding.filename:
-            page.read_user_metadata(item, use_cache=False)
+        for item in page.items.values():
+            if item.get("filename") == filename:
+                page.read_user_metadata(item, use_cache=False)
 
 
 class _NoModelError(Exception):
@@ -85,7 +89,7 @@ def _look(prompt: str, class_words: str) -> tuple[Concepts, list[str]]:
     notes: list[str] = []
     concepts = Concepts(ClassWords(class_words), notes.append)
     (prompt,), networks = extra_networks.parse_prompts([prompt])
-    concepts.deltas = active_deltas(networks, notes.append)
+    concepts.networks = read_networks(networks, notes.append)
     texts = _texts(prompt)
     for text in texts:
         concepts.read(text)

@@ -1,4 +1,4 @@
-"""One generation with AlignIT on, or with deltas: what is set up for it, and how nothing of it stays behind.
+"""One generation with AlignIT on, or with its networks: what is set up for it, and how nothing of it stays behind.
 
 A job lives on the host's processing object `p` and nowhere else. It takes the place of four of p's own attributes, on
 the instance alone: where conditionings are computed, where they are cached, where sampling runs, and where p ends. The
@@ -22,13 +22,13 @@ from alignit.projections import Change, ChangedAtConcepts, ChangedEverywhere, Pr
 from alignit.syntax import without_class_words
 from alignit.webui.arguments import Arguments
 from alignit.webui.concepts import Concepts, PlainDeltas
-from alignit.webui.deltas import NETWORK, Delta, active_deltas
-from alignit.webui.embeddings import find_embedding_name
 from alignit.webui.encoders import DummyRows, Encoding, UnsupportedEncoderError
 from alignit.webui.infotext import write_info
+from alignit.webui.networks import NETWORKS, Active, read_networks
 from alignit.webui.notes import Notes
 
 _ATTRIBUTE = "alignit_job"
+_NAMED = " and ".join(f"<{network}:...>" for network in NETWORKS)
 _MISSING = object()
 
 
@@ -40,17 +40,17 @@ class _Conds:
         conds: The host's object; a pass of sampling is known by it.
         concepts: The concepts injected into it.
         changes: For each of them that has one, its change of W_k and W_v.
-        deltas: The deltas that were active for it.
+        networks: What the prompt's networks named for it.
     """
 
     conds: Any
     concepts: set[str]
     changes: dict[str, Change]
-    deltas: list[Delta]
+    networks: Active
 
 
 class Job:
-    """One generation with AlignIT on, or with deltas in its prompt."""
+    """One generation with AlignIT on, or with Custom Diffusion or CatVersion in its prompt."""
 
     def __init__(self, p: Any, arguments: Arguments) -> None:
         """Take over a processing object, until `end`."""
@@ -62,7 +62,7 @@ class Job:
         self._projections: ProjectionHooks | None = None
         self._failed = False
         self._computed: list[_Conds] = []
-        self._computing = _Conds(None, set(), {}, [])
+        self._computing = _Conds(None, set(), {}, Active())
         self._sampled_with: tuple[Any, ...] = ()
         self._dummies: dict[Any, DummyRows] = {}
         self._originals: dict[str, Any] = {}
@@ -142,8 +142,8 @@ class Job:
                 self._projections = ChangedAtConcepts(
                     self._injector.injected, computed.changes, self._arguments.strength, _through_hypernetworks
                 )
-            elif not self.aligns and computed.deltas:
-                self._projections = ChangedEverywhere([delta.change for delta in computed.deltas])
+            elif not self.aligns and computed.networks.deltas:
+                self._projections = ChangedEverywhere(computed.networks.changes)
         if self._projections is not None:
             self._projections.watch(unet)
 
@@ -165,7 +165,7 @@ class Job:
             if getattr(required_prompts, "is_negative_prompt", False):
                 return original(function, required_prompts, steps, caches, extra_network_data, *args, **kwargs)
             sd_model = shared.sd_model
-            self._computing = _Conds(None, set(), {}, self._active_deltas(extra_network_data))
+            self._computing = _Conds(None, set(), {}, self._read_networks(extra_network_data))
             self._read(required_prompts)
             dummies = self._dummies.setdefault(_encoder_state(extra_network_data), {})
             learned = self._learned(sd_model, sd_model.get_learned_conditioning, dummies)
@@ -174,7 +174,7 @@ class Job:
             if not any(known.conds is conds for known in self._computed):
                 self._computing.conds = conds
                 self._computed.append(self._computing)
-                self._say_unused_deltas(self._computing)
+                self._say_unused(self._computing)
             return conds
 
         return get_conds_with_caching
@@ -205,19 +205,21 @@ class Job:
                 except Exception:
                     self._fail("encoding the prompt")
             plain_texts = type(texts)(self._without_class_words(texts), copy_from=texts)
-            if self._computing.deltas:
-                try:
-                    lookup = PlainDeltas(self._computing.deltas)
-                    return Encoding(sd_model, lookup, self._strength_of).run(original, plain_texts)
-                except UnsupportedEncoderError as error:
-                    self._notes.say(f"{error}. The tokens of <delta:...> are read as plain text.")
-            return original(plain_texts)
+            networks = self._computing.networks
+            with networks.changed_encoder(sd_model):
+                if networks.deltas:
+                    try:
+                        lookup = PlainDeltas(networks.deltas)
+                        return Encoding(sd_model, lookup, self._strength_of).run(original, plain_texts)
+                    except UnsupportedEncoderError as error:
+                        self._notes.say(f"{error}. The tokens of <delta:...> are read as plain text.")
+                return original(plain_texts)
 
         return get_learned_conditioning
 
     def _without_class_words(self, texts: Any) -> list[str]:
         try:
-            return [without_class_words(text, find_embedding_name) for text in texts]
+            return [without_class_words(text, self._computing.networks.plain_text) for text in texts]
         except Exception:
             self._fail("looking for embeddings")
             return list(texts)
@@ -226,22 +228,32 @@ class Job:
         # Where W_k and W_v change too, keys and values are blended, and the row stays whole.
         return 1.0 if self._concepts.found[concept].concept.change else self._arguments.strength
 
-    def _active_deltas(self, extra_network_data: Any) -> list[Delta]:
-        deltas: list[Delta] = []
+    def _read_networks(self, extra_network_data: Any) -> Active:
+        networks = Active()
         try:
-            deltas = active_deltas(extra_network_data, self._notes.say)
+            networks = read_networks(extra_network_data, self._notes.say)
         except UnsupportedEncoderError as error:
-            self._notes.say(f"{error}. <delta:...> is not used.")
+            self._notes.say(f"{error}. {_NAMED} is not used.")
         except Exception:
-            errors.report("AlignIT: error while reading deltas", exc_info=True)
-            self._notes.say("An error while reading deltas; the console has the details. They are not used.")
-        self._concepts.deltas = deltas
-        return deltas
+            errors.report("AlignIT: error while reading concepts", exc_info=True)
+            self._notes.say(f"An error while reading {_NAMED}; the console has the details. It is not used.")
+        self._concepts.networks = networks
+        return networks
 
-    def _say_unused_deltas(self, computed: _Conds) -> None:
-        for delta in computed.deltas:
+    def _say_unused(self, computed: _Conds) -> None:
+        if not self.aligns:
+            return
+        for adapter in computed.networks.adapters:
+            if adapter.name not in computed.concepts:
+                word = self._concepts.class_word_of(adapter)
+                self._notes.say(
+                    f"<catversion:{adapter.name}> is in the prompt, but its class word "
+                    f"{f'{word!r} is not' if word else 'is not known'}: write <{adapter.name}=cat> where the concept "
+                    "stands, with the class word that it was trained for. Nothing of it is used."
+                )
+        for delta in computed.networks.deltas:
             names = [embedding.name for embedding in delta.embeddings]
-            if self.aligns and not set(names) & computed.changes.keys():
+            if not set(names) & computed.changes.keys():
                 self._notes.say(
                     f"<delta:{delta.name}> is in the prompt, but no token of it with a class word is: write "
                     f"{names[0] if names else 'the name of its embedding'} and a class word. Nothing of it is used."
@@ -272,7 +284,7 @@ class Job:
             # Only now: the prompt of hires fix is encoded in mid-sampling.
             stopped = shared.state.interrupted or shared.state.skipped
             if self.aligns and not stopped and not self._concepts.found and not self._notes:
-                self._notes.say("No embedding in the prompt: the picture is the same as without AlignIT.")
+                self._notes.say("No concept in the prompt: the picture is the same as without AlignIT.")
             return samples
 
         return sample
@@ -324,7 +336,7 @@ def _encoder_state(extra_network_data: Any) -> tuple[Any, ...]:
     networks = {
         name: [tuple(map(str, params.items)) for params in all_params]
         for name, all_params in (extra_network_data or {}).items()
-        if name != NETWORK
+        if name not in NETWORKS
     }
     opts = shared.opts
     return (

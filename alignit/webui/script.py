@@ -8,10 +8,9 @@ from modules import errors, scripts
 
 from alignit.syntax import without_class_words
 from alignit.webui.arguments import Arguments, ArgumentsError
-from alignit.webui.deltas import NETWORK
-from alignit.webui.embeddings import find_embedding_name
 from alignit.webui.infotext import clear_info
 from alignit.webui.job import Job
+from alignit.webui.networks import has_networks, plain_text
 from alignit.webui.notes import Notes
 from alignit.webui.panel import Panel
 
@@ -62,7 +61,7 @@ class AlignITScript(scripts.Script):  # type: ignore[misc]
         except ArgumentsError as error:
             Notes(p).say(f"{error} This picture is made without AlignIT.")
             return
-        if arguments.enabled or any(f"<{NETWORK}:" in prompt for prompt in _prompts(p)):
+        if arguments.enabled or has_networks(_prompts(p)):
             try:
                 Job(p, arguments)
             except Exception:
@@ -77,10 +76,11 @@ class AlignITScript(scripts.Script):  # type: ignore[misc]
         job = Job.of(p)
         if job is None or not job.aligns:
             names += ["prompts", "hr_prompts"]
+        find = plain_text(p.extra_network_data)
         for name in names:
             prompts = getattr(p, name, None)
             if prompts:
-                setattr(p, name, [without_class_words(prompt, find_embedding_name) for prompt in prompts])
+                setattr(p, name, [without_class_words(prompt, find) for prompt in prompts])
 
     def process_before_every_sampling(self, p: Any, *_args: Any, **_kwargs: Any) -> None:
         """Tell the job that a sampling pass begins."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from modules import shared
+from pathlib import Path
+
+from modules import paths, shared
 
 SECTION = ("alignit", "AlignIT")
 _USE_SUGGESTIONS = "alignit_use_suggestions"
 _CACHE_MIB = "alignit_cache_mib"
 _CACHE_MIB_DEFAULT = 512
+_DELTAS_FOLDER = "alignit_deltas_folder"
+_CATVERSION_FOLDER = "alignit_catversion_folder"
 
 
 def add_settings() -> None:
@@ -21,9 +25,33 @@ def add_settings() -> None:
     shared.opts.add_option(
         _CACHE_MIB,
         shared.OptionInfo(
-            _CACHE_MIB_DEFAULT, "Memory for Custom Diffusion files that were used, in MiB", section=SECTION
+            _CACHE_MIB_DEFAULT,
+            "Memory for concepts' files that were used, in MiB",
+            section=SECTION,
         ).info("the one in use is always kept"),
     )
+    for option, text, default in (
+        (_DELTAS_FOLDER, "Folder with Custom Diffusion files", "models/deltas"),
+        (_CATVERSION_FOLDER, "Folder with CatVersion adapters", "models/catversion"),
+    ):
+        shared.opts.add_option(option, shared.OptionInfo("", text, section=SECTION).info(f"empty: {default}"))
+
+
+def deltas_folder() -> Path:
+    """Return the folder with Custom Diffusion files."""
+    # custom-diffusion-webui defines the flag, where it is installed.
+    flag = getattr(shared.cmd_opts, "deltas_dir", None)
+    return _folder(_DELTAS_FOLDER) or Path(flag or Path(paths.models_path) / "deltas")
+
+
+def catversion_folder() -> Path:
+    """Return the folder with CatVersion adapters."""
+    return _folder(_CATVERSION_FOLDER) or Path(paths.models_path) / "catversion"
+
+
+def _folder(option: str) -> Path | None:
+    text = str(getattr(shared.opts, option, "")).strip()
+    return Path(text).expanduser() if text else None
 
 
 def use_suggestions() -> bool:

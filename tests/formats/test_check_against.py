@@ -62,7 +62,7 @@ def test_concepts_that_fit(tmp_path: Path) -> None:
         (lambda path: delta(path, {SD1[3][0]: random(OUT, 20)}), MODEL, r"\(8, 20\)"),
         (prefixes, replace(MODEL, token_widths={"clip_l": 24}), "width 16.*24"),
         (prefixes, replace(MODEL, encoder_layers=11), "layer 11"),
-        (prefixes, MODEL_XL, "two text encoders"),
+        (prefixes, MODEL_XL, "the text encoder of SD1"),
     ],
 )
 def test_concepts_for_another_model(tmp_path: Path, make: Any, model: ModelShapes, message: str) -> None:
@@ -89,6 +89,8 @@ def test_full_weights_and_deltas_are_told_apart(tmp_path: Path, dtype: torch.dty
     assert full.likeness(live).cosine == pytest.approx(1, abs=1e-3)
     assert full.likeness(live).norm_ratio == pytest.approx(1, abs=1e-3)
     assert full.doubt(live) is None
+    tuned = {name: value + random(OUT, WIDTH, seed=number + 900) for number, (name, value) in enumerate(live.items())}
+    assert "trained on another checkpoint" in full.doubt(tuned)
     small = {name: random(OUT, WIDTH, seed=number + 500) * 0.05 for number, name in enumerate(live)}
     true_delta = delta(tmp_path, small).weights
     assert true_delta.likeness(live).norm_ratio == pytest.approx(0.05, rel=0.2)

@@ -42,6 +42,11 @@ L_TEXT = {
 }
 
 
+# The text encoder of SD 1 with its real width and depth, for real CatVersion adapters.
+WIDE_TEXT = L_TEXT | {"hidden_size": 768, "intermediate_size": 64, "num_attention_heads": 12, "projection_dim": 768}
+WIDE_CLIP = "openai/wide"
+
+
 def open_clip_arch(width: int) -> dict[str, Any]:
     return {
         "embed_dim": width,
@@ -96,6 +101,7 @@ def ldm_config(text_encoder: dict[str, Any], context: int, inpaint: bool = False
 
 
 SD1_ENCODER = {"target": "ldm.modules.encoders.modules.FrozenCLIPEmbedder"}
+SD1_WIDE_ENCODER = SD1_ENCODER | {"params": {"version": WIDE_CLIP}}
 SD2_ENCODER = {
     "target": "ldm.modules.encoders.modules.FrozenOpenCLIPEmbedder",
     "params": {"arch": "tiny-H", "freeze": True, "layer": "penultimate"},
@@ -228,14 +234,15 @@ def make_vae(scale_factor: float, generator: torch.Generator) -> torch.nn.Module
     return vae
 
 
-def make_clip_l(generator: torch.Generator) -> torch.nn.Module:
+def make_clip_l(generator: torch.Generator, text: dict[str, Any]) -> torch.nn.Module:
     from transformers import CLIPTextConfig, CLIPTextModel  # noqa: PLC0415
 
-    encoder = CLIPTextModel(CLIPTextConfig(**L_TEXT))
+    width = text["hidden_size"]
+    encoder = CLIPTextModel(CLIPTextConfig(**text))
     fill(encoder, generator, {"self_attn.q": 1.5, "self_attn.k": 1.5, "out_proj": 0.5, "fc2": 0.5})
     embeddings = encoder.text_model.embeddings
-    embeddings.token_embedding.weight.data = word_vectors(L_WIDTH, generator)
-    embeddings.position_embedding.weight.data = 0.02 * torch.randn(77, L_WIDTH, generator=generator)
+    embeddings.token_embedding.weight.data = word_vectors(width, generator)
+    embeddings.position_embedding.weight.data = 0.02 * torch.randn(77, width, generator=generator)
     return encoder
 
 
@@ -268,22 +275,28 @@ def make_checkpoint(name: str, config: dict[str, Any], seed: int, folder: Path) 
     if "conditioner_config" in params:
         for i, embedder in enumerate(params["conditioner_config"]["params"]["emb_models"]):
             if embedder is SDXL_L_ENCODER:
-                parts[f"conditioner.embedders.{i}.transformer."] = make_clip_l(generator)
+                parts[f"conditioner.embedders.{i}.transformer."] = make_clip_l(generator, L_TEXT)
             elif embedder is SDXL_G_ENCODER:
                 parts[f"conditioner.embedders.{i}.model."] = make_open_clip("tiny-G", generator)
     elif params["cond_stage_config"] is SD2_ENCODER:
         parts["cond_stage_model.model."] = make_open_clip("tiny-H", generator)
     else:
-        parts["cond_stage_model.transformer."] = make_clip_l(generator)
+        text = WIDE_TEXT if params["cond_stage_config"] is SD1_WIDE_ENCODER else L_TEXT
+        parts["cond_stage_model.transformer."] = make_clip_l(generator, text)
     state = {prefix + key: value for prefix, part in parts.items() for key, value in part.state_dict().items()}
-    save_file({key: value.contiguous().clone() for key, value in state.items()}, folder / f"{name}.safetensors")
+    # In half where it would be large.
+    dtype = torch.float16 if params.get("cond_stage_config") is SD1_WIDE_ENCODER else None
+    save_file(
+        {key: (value.to(dtype) if dtype else value).contiguous().clone() for key, value in state.items()},
+        folder / f"{name}.safetensors",
+    )
     (folder / f"{name}.yaml").write_text(json.dumps(config, indent=1))
 
 
 # Tokenizer and embeddings
 
 
-def make_clip_folder(folder: Path) -> None:
+def make_clip_folder(folder: Path, text: dict[str, Any]) -> None:
     """config.json and the tokenizer's files, from the BPE merges that open_clip ships."""
     import open_clip  # noqa: PLC0415
     from open_clip.tokenizer import bytes_to_unicode  # noqa: PLC0415
@@ -304,8 +317,8 @@ def make_clip_folder(folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     vision = {"hidden_size": 64, "intermediate_size": 64, "num_attention_heads": 1, "num_hidden_layers": 1}
     config = {
-        "model_type": "clip", "architectures": ["CLIPModel"], "projection_dim": L_WIDTH,
-        "text_config": {"model_type": "clip_text_model", **L_TEXT},
+        "model_type": "clip", "architectures": ["CLIPModel"], "projection_dim": text["projection_dim"],
+        "text_config": {"model_type": "clip_text_model", **text},
         "vision_config": {"model_type": "clip_vision_model", "image_size": 32, "patch_size": 16, **vision},
     }  # fmt: skip
     (folder / "config.json").write_text(json.dumps(config, indent=1))
@@ -388,7 +401,8 @@ def main(webui: Path, output: Path) -> None:
     for repository in ("stable-diffusion-stability-ai", "generative-models"):
         sys.path.insert(0, str(webui / "repositories" / repository))
     torch.set_num_threads(2)
-    make_clip_folder(output / CLIP_L)
+    make_clip_folder(output / CLIP_L, L_TEXT)
+    make_clip_folder(output / WIDE_CLIP, WIDE_TEXT)
     make_embeddings(output / "embeddings")
     for folder in ("Lora", "hypernetworks"):
         (output / folder).mkdir()
@@ -406,6 +420,7 @@ def main(webui: Path, output: Path) -> None:
     (checkpoints / "tiny-sd1-b.yaml").unlink()
     (checkpoints / "tiny-sd1-b.yaml").symlink_to("tiny-sd1.yaml")
     make_checkpoint("tiny-sd1-inpaint", ldm_config(SD1_ENCODER, L_WIDTH, inpaint=True), 13, checkpoints)
+    make_checkpoint("wide-sd1", ldm_config(SD1_WIDE_ENCODER, WIDE_TEXT["hidden_size"]), 17, checkpoints)
     make_checkpoint("tiny-sd2", ldm_config(SD2_ENCODER, H_WIDTH), 14, checkpoints)
     make_checkpoint("tiny-sdxl", sgm_config(), 15, checkpoints)
     make_checkpoint("tiny-sdxl-refiner", sgm_config(refiner=True), 16, checkpoints)

@@ -56,7 +56,7 @@ def test_off_right_after_an_aligned_picture_of_the_same_prompt(host: WebUI, plai
 def test_on_without_a_concept_is_bit_identical_and_says_so(host: WebUI, plain_host: WebUI) -> None:
     ours = aligned(host, "a house in snow", negative_prompt="ugly")
     assert ours == plain_host.txt2img("a house in snow", negative_prompt="ugly")
-    assert "No embedding in the prompt" in ours.info["extra_generation_params"]["AlignIT note"]
+    assert "No concept in the prompt" in ours.info["extra_generation_params"]["AlignIT note"]
 
 
 def test_the_mark_is_the_plain_embedding_where_alignit_is_off(host: WebUI, plain_host: WebUI) -> None:

@@ -141,7 +141,7 @@ def test_the_panel_follows_the_prompt_and_the_class_words(tab: Tab) -> None:
     tab.page.wait_for_timeout(1000)  # longer than the panel waits for the end of typing
     assert tab.found.text_content() == "", "the server was asked while AlignIT was off"
     tab.open_panel()
-    expect(tab.found).to_have_text("No embedding in the prompt.")
+    expect(tab.found).to_have_text("No concept in the prompt.")
     tab.prompt.fill(f"{PROMPT} with <my-toy=robot> and my-dog")
     tab.class_words.fill("my-cat=")
     expect(tab.found.locator(".alignit-note")).to_contain_text("The class word in 'my-cat=' is empty")
@@ -169,7 +169,7 @@ def test_remembered_class_words_survive_the_metadata_editor(page_host: WebUI, ta
     tab.open_panel()
     tab.class_words.fill("my-cat=cat")
     tab.press("Remember class words")
-    expect(tab.found).to_have_text("my-cat: cat, remembered with the embedding.")
+    expect(tab.found).to_have_text("my-cat: cat, remembered with the concept's file.")
     assert json.loads(sidecar.read_text()) == {"class word": "cat"}
     tab.class_words.fill("")
     expect(tab.found).to_have_text("my-cat (1 vector): cat, remembered.")

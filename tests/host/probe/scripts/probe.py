@@ -10,8 +10,10 @@ It shares no code with AlignIT. The script takes one JSON object; every key is o
                   steps     [first, last] of the denoiser's steps, both included; default: all
                   strength  1.0: K = K_p + strength (K' - K_p)
                   weights   a .safetensors file with the customised model's W' by LDM names: K' = W' c'
+                  adapter   a CatVersion file that changes the text encoder for p'
                   keys, values, layers   false to leave keys or values alone; substrings of layer names, default: all
                   at        "conditioning": put rows of c' into the conditioning instead of keys and values
+    catversion  a list of CatVersion files that change the text encoder for all positive prompts
     hires       another list, for the hires pass; default: the same list
     count       count text-encoder passes and UNet calls; read them at /probe/counts
     rewrite_cond  true: multiply the positive conditioning by 1.0001 on every step, like a meddling extension
@@ -27,10 +29,12 @@ import gc
 import hashlib
 import json
 import os
+import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -48,6 +52,7 @@ from modules import (
     extra_networks,
     processing,
     prompt_parser,
+    safe,
     script_callbacks,
     scripts,
     sd_hijack,
@@ -61,6 +66,55 @@ from modules import (
 from modules.hypernetworks import hypernetwork
 from safetensors import safe_open
 from torch.nn.modules import module as torch_module
+
+# CatVersion, from its published training code
+
+
+@contextmanager
+def catversion(files: Sequence[str]) -> Iterator[None]:
+    """Let SD 1's text encoder attend to the keys and values of adapters."""
+    layers = shared.sd_model.cond_stage_model.wrapped.transformer.text_model.encoder.layers
+    added: dict[int, list[tuple[torch.Tensor, torch.Tensor]]] = {}
+    for file in files:
+        pool = {
+            name: value
+            for name, value in safe.unsafe_torch_load(file, map_location="cpu").items()
+            if name.endswith(".control_trans")
+        }
+        found = (re.search(r"layers\.(\d+)\.", name) for name in pool)
+        numbers = sorted({int(match[1]) for match in found if match})
+        states = next(iter(pool.values())).view(len(numbers), 2, -1)
+        for number, (key, value) in zip(numbers, states, strict=True):
+            added.setdefault(number, []).append((key, value))
+    with ExitStack() as undo:
+        for number, pairs in added.items():
+            attention = layers[number].self_attn
+            attention.forward = attend_to(attention, pairs)
+            undo.callback(delattr, attention, "forward")
+        yield
+
+
+def attend_to(
+    attention: Any, pairs: list[tuple[torch.Tensor, torch.Tensor]]
+) -> Callable[..., tuple[torch.Tensor, None]]:
+    def forward(hidden_states: torch.Tensor, *_: Any, **__: Any) -> tuple[torch.Tensor, None]:
+        batch, length, _width = hidden_states.shape
+        query, key, value = (
+            project(hidden_states) for project in (attention.q_proj, attention.k_proj, attention.v_proj)
+        )
+        key = torch.cat([pair[0].expand(batch, 1, -1) for pair in pairs] + [key], 1)
+        value = torch.cat([pair[1].expand(batch, 1, -1) for pair in pairs] + [value], 1)
+        # A mask of ones for the prefixes, in front of CLIP's own.
+        mask = torch.full((length, length), -torch.inf).triu(1)
+        mask = torch.cat([torch.ones(length, len(pairs)), mask], 1)
+        heads = [
+            ((q / attention.head_dim**0.5) @ k.mT + mask).softmax(-1) @ v
+            for q, k, v in zip(*(rows.split(attention.head_dim, -1) for rows in (query, key, value)), strict=True)
+        ]
+        return attention.out_proj(torch.cat(heads, -1)), None
+
+    return forward
+
 
 # The injection
 
@@ -90,7 +144,7 @@ class Injection:
         now = (id(model), model.sd_checkpoint_info.filename, self.p.iteration, getattr(self.p, "is_hr_pass", False))
         if now != self.encoded_for:  # the first step, a refiner, the hires pass with its own checkpoint or LoRAs
             self.encoded_for = now
-            self.contexts = [self.encode(injection["dummy"]) for injection in self.injections()]
+            self.contexts = [self.encode(injection) for injection in self.injections()]
         if model is not self.model:
             self.remove_hooks()
             self.add_hooks(model)
@@ -109,13 +163,14 @@ class Injection:
         return first <= self.step <= last  # type: ignore[no-any-return]
 
     @staticmethod
-    def encode(text: str) -> torch.Tensor:
+    def encode(injection: dict[str, Any]) -> torch.Tensor:
+        text = injection["dummy"]
         # For SDXL's refiner the host passes over SDXL's embeddings; the dummy prompt shall have them all the same.
         database = sd_hijack.model_hijack.embedding_db
         passed_over = [e for name, e in database.skipped_embeddings.items() if name in text.split()]
         for embedding in passed_over:
             database.register_embedding(embedding, shared.sd_model)
-        with devices.autocast(), torch.no_grad():
+        with devices.autocast(), torch.no_grad(), catversion([injection["adapter"]] if "adapter" in injection else []):
             cond = shared.sd_model.get_learned_conditioning(prompt_parser.SdConditioning([text]))
         for embedding in passed_over:
             database.register_embedding_by_name(None, shared.sd_model, embedding.name)
@@ -236,12 +291,23 @@ class Job:
         p.close = self.closed
         self.is_sd3 = shared.sd_model.is_sd3
         shared.sd_model.is_sd3 = request.get("is_sd3", self.is_sd3)
+        if request.get("catversion"):
+            p.get_conds_with_caching = self.changed_conds(p.get_conds_with_caching)
+            p.cached_c, p.cached_hr_c = [None, None], [None, None]
         if request.get("raise_in") == "sample":
             p.sample = self.raise_in_sample
         Job.current = self
 
     def raise_in_sample(self, *_: Any, **__: Any) -> None:
         raise ProbeError("raised in sample as asked")
+
+    def changed_conds(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def get_conds_with_caching(function: Any, prompts: Any, *args: Any) -> Any:
+            files = [] if prompts.is_negative_prompt else self.request["catversion"]
+            with catversion(files):
+                return original(function, prompts, *args)
+
+        return get_conds_with_caching
 
     def closed(self) -> None:
         self.end()
@@ -255,6 +321,9 @@ class Job:
         for name in ("close", "sample"):
             if vars(self.p).get(name) in (self.closed, self.raise_in_sample):
                 delattr(self.p, name)
+        if self.request.get("catversion"):
+            for name in ("get_conds_with_caching", "cached_c", "cached_hr_c"):
+                vars(self.p).pop(name, None)
         shared.sd_model.is_sd3 = self.is_sd3
         Job.current = None
 
