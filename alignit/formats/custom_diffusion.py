@@ -48,7 +48,7 @@ _TOKEN_FILE = re.compile(r"<.+>\.(safetensors|bin)")
 _PROCESSOR = "_custom_diffusion."
 _MAX_METADATA = 2**20
 _MAX_WIDTH = 2**16  # of a matrix; factors of a few bytes could otherwise stand for one of any size
-_NO_TOKEN = "No token embedding was found for it: use the token of an embedding that was trained with it"
+NO_TOKEN = "No token embedding was found for it: use the token of an embedding that was trained with it"
 
 Parts = dict[str, StoredTensor]
 
@@ -76,7 +76,7 @@ def read_custom_diffusion(contents: Contents, names: Sequence[str], token_files:
     tokens = own or _tokens_beside(contents, token_files)
     notes = _notes(contents)
     if not tokens:
-        notes = (*notes, _NO_TOKEN)
+        notes = (*notes, NO_TOKEN)
     return Concept(
         source.path,
         contents.stem,

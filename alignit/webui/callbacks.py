@@ -15,6 +15,9 @@ def register() -> None:
     script_callbacks.on_cfg_denoiser(on_cfg_denoiser)
     # The host empties its registry of networks after it has loaded scripts.
     script_callbacks.on_before_ui(_register_networks)
+    # Once more, after all others have registered theirs: a fork of custom-diffusion-webui has a network of the same
+    # name, and with both at work its weights would be in the picture twice.
+    script_callbacks.on_app_started(lambda _demo, _app: _register_networks())
 
 
 def _register_networks() -> None:

@@ -17,6 +17,7 @@ from modules import devices
 
 from alignit.concept import Concept as ConceptFile
 from alignit.concept import ConceptFileError, TokenEmbedding
+from alignit.formats.custom_diffusion import NO_TOKEN
 from alignit.projections import Change
 from alignit.syntax import name_key
 from alignit.webui.embeddings import find_embedding
@@ -105,6 +106,9 @@ def load_delta(name: str, arguments: Sequence[str], say: Callable[[str], None]) 
     if not embeddings:
         sibling = find_embedding(name) or find_embedding(concept.name)
         embeddings = (sibling,) if sibling is not None else ()
+    for note in concept.notes:
+        if note != NO_TOKEN or not embeddings:
+            say(f"'{path.name}': {note}.")
     return Delta(name, embeddings, Change(concept.weights, strength))
 
 

@@ -73,7 +73,6 @@ from torch.nn.modules import module as torch_module
 @contextmanager
 def catversion(files: Sequence[str]) -> Iterator[None]:
     """Let SD 1's text encoder attend to the keys and values of adapters."""
-    layers = shared.sd_model.cond_stage_model.wrapped.transformer.text_model.encoder.layers
     added: dict[int, list[tuple[torch.Tensor, torch.Tensor]]] = {}
     for file in files:
         pool = {
@@ -88,7 +87,8 @@ def catversion(files: Sequence[str]) -> Iterator[None]:
             added.setdefault(number, []).append((key, value))
     with ExitStack() as undo:
         for number, pairs in added.items():
-            attention = layers[number].self_attn
+            encoder = shared.sd_model.cond_stage_model.wrapped.transformer.text_model.encoder
+            attention = encoder.layers[number].self_attn
             attention.forward = attend_to(attention, pairs)
             undo.callback(delattr, attention, "forward")
         yield
