@@ -7,12 +7,19 @@ record of batch rows is kept, so none can get out of step with what a host, or a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from alignit.conditioning import Injected
+
+_CONTEXT_NAMES = ("context", "encoder_hidden_states")  # in LDM and sgm, and in diffusers
+
+
+def context_name(kwargs: Mapping[str, Any]) -> str | None:
+    """Return the name under which a UNet or a cross-attention layer is given its context, or None: by position."""
+    return next((name for name in _CONTEXT_NAMES if name in kwargs), None)
 
 
 class Injector:
@@ -48,7 +55,7 @@ class Injector:
         self.release()
 
     def watch(self, unet: torch.nn.Module) -> None:
-        """Watch this UNet, whose forward takes `context` [rows, tokens, width], and no other: call before each step.
+        """Watch this UNet, whose forward takes a context [rows, tokens, width], and no other: call before each step.
 
         Where nothing is left to do, after all expected concepts were seen and with no step range, there is no hook.
         """
@@ -68,7 +75,8 @@ class Injector:
     def _on_forward(
         self, _unet: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        context = kwargs.get("context", args[2] if len(args) > 2 else None)
+        name = context_name(kwargs)
+        context = kwargs[name] if name else args[2] if len(args) > 2 else None
         if not isinstance(context, torch.Tensor):
             return None
         if not self.seen >= self.expected:
@@ -76,8 +84,8 @@ class Injector:
         if self.active:
             return None
         context = self._without_injected(context)
-        if "context" in kwargs:
-            return args, {**kwargs, "context": context}
+        if name:
+            return args, {**kwargs, name: context}
         return (*args[:2], context, *args[3:]), kwargs
 
     def _look(self, context: torch.Tensor) -> None:

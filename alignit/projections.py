@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
-from alignit.concept import Factors, KeyValueWeights
+from alignit.concept import Factors, KeyValueWeights, Matrix
 from alignit.conditioning import Injected
-from alignit.injection import locate
+from alignit.injection import context_name, locate
 from alignit.layer_names import layer_of
 
 Prepare = Callable[[torch.nn.Module, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
@@ -32,6 +32,15 @@ class Change:
 
     weights: KeyValueWeights
     strength: float = 1.0
+
+    def to(self, like: torch.Tensor) -> Change:
+        """Return the change with its weights where another tensor is, and of its type."""
+
+        def moved(matrix: Matrix) -> Matrix:
+            return type(matrix)(*(tensor.to(like) for tensor in matrix.tensors))
+
+        matrices = {layer: moved(matrix) for layer, matrix in self.weights.matrices.items()}
+        return Change(KeyValueWeights(self.weights.full, matrices), self.strength)
 
     def apply(self, layer: str, inputs: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
         """Return a projection's outputs as the changed weights give them.
@@ -64,6 +73,7 @@ class ProjectionHooks:
     def __init__(self) -> None:
         self._unet: torch.nn.Module | None = None
         self._handles: list[Any] = []
+        self._waiting: set[str] = set()
 
     def __enter__(self) -> ProjectionHooks:
         return self
@@ -81,15 +91,38 @@ class ProjectionHooks:
             if name.endswith(".attn2"):
                 self._hook(name, attention)
 
+    @property
+    def waiting(self) -> frozenset[str]:
+        """The layers whose hooks were not called yet: something can compute keys and values without the modules."""
+        return frozenset(self._waiting)
+
     def release(self) -> None:
         """Remove the hooks."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        self._waiting.clear()
         self._unet = None
 
     def _hook(self, name: str, attention: Any) -> None:
         raise NotImplementedError
+
+    def _hook_projections(self, name: str, attention: Any, hook: Callable[[str, int], Callable[..., Any]]) -> None:
+        """Set the hook that a function gives for a layer and its index, 0 for keys and 1 for values."""
+        for index, part in enumerate(("to_k", "to_v")):
+            layer = layer_of(f"{name}.{part}")
+            if layer is not None:
+                self._waiting.add(layer)
+                self._handles.append(
+                    getattr(attention, part).register_forward_hook(self._noted(layer, hook(layer, index)))
+                )
+
+    def _noted(self, layer: str, hook: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(*args: Any) -> Any:
+            self._waiting.discard(layer)
+            return hook(*args)
+
+        return noted
 
 
 class ChangedEverywhere(ProjectionHooks):
@@ -100,12 +133,9 @@ class ChangedEverywhere(ProjectionHooks):
         self._changes = changes
 
     def _hook(self, name: str, attention: Any) -> None:
-        for part in ("to_k", "to_v"):
-            layer = layer_of(f"{name}.{part}")
-            if layer is not None:
-                self._handles.append(getattr(attention, part).register_forward_hook(self._changed(layer)))
+        self._hook_projections(name, attention, self._changed)
 
-    def _changed(self, layer: str) -> Callable[..., torch.Tensor]:
+    def _changed(self, layer: str, _index: int) -> Callable[..., torch.Tensor]:
         def hook(_module: torch.nn.Module, args: tuple[torch.Tensor, ...], outputs: torch.Tensor) -> torch.Tensor:
             first, *others = self._changes
             result = first.apply(layer, args[0], outputs)
@@ -120,7 +150,6 @@ class ChangedAtConcepts(ProjectionHooks):
     """The paper's injection: K'[i] = W'_k C'[i] and V'[i] = W'_v C'[i] at a concept's rows, the base model elsewhere.
 
     What is injected is computed once for a UNet's weights, when a layer first meets the row.
-
     """
 
     def __init__(
@@ -156,14 +185,13 @@ class ChangedAtConcepts(ProjectionHooks):
 
     def _hook(self, name: str, attention: Any) -> None:
         self._handles.append(attention.register_forward_pre_hook(self._find_rows, with_kwargs=True))
-        for index, part in enumerate(("to_k", "to_v")):
-            layer = layer_of(f"{name}.{part}")
-            if layer is not None:
-                hook = self._changed(layer, attention, index)
-                self._handles.append(getattr(attention, part).register_forward_hook(hook))
+        self._hook_projections(name, attention, lambda layer, index: self._changed(layer, attention, index))
 
     def _find_rows(self, _attention: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        context = kwargs.get("context", args[1] if len(args) > 1 else None)
+        name = context_name(kwargs)
+        context = kwargs[name] if name else args[1] if len(args) > 1 else None
+        if isinstance(context, tuple):
+            context = context[0]  # in diffusers with an IP-Adapter, whose pictures come after the text
         # A UNet hands one context to all of its layers; some extensions slice it on the way.
         if context is not self._context:
             self._context = context

@@ -56,6 +56,16 @@ def name_key(name: str) -> str:
     return name.strip().strip("<>").lower()
 
 
+def name_pattern(name: str) -> re.Pattern[str]:
+    """Return a pattern that finds a name in a prompt where it stands alone."""
+    return re.compile(rf"(?<![\w-]){re.escape(name)}(?![\w-])", re.IGNORECASE)
+
+
+def begins_with(text: str, word: str) -> bool:
+    """Say whether a text begins with a word, without regard to case."""
+    return re.match(rf"{re.escape(word)}(?!\w)", text, re.IGNORECASE) is not None
+
+
 def join_class_words(parts: Iterable[str | Mark], class_word: Callable[[str, str], str | None]) -> Iterator[str | Mark]:
     """Join marks with the class words that follow them: ``<new1> cat`` is one concept with its class word.
 
