@@ -289,7 +289,9 @@ class Concept:
         if not all(bool(tensor.to(model.dtype).isfinite().all()) for tensor in self._tensors()):
             kind = str(model.dtype).removeprefix("torch.")
             raise ConceptFileError(
-                self.path, f"has numbers too large for {kind}, the type that the model runs in", "Run with --no-half"
+                self.path,
+                f"has numbers too large for {kind}, the type that the model runs in",
+                "Run the model in float32 (--no-half in a WebUI)",
             )
 
     def _check_token(self, token: TokenEmbedding, model: ModelShapes) -> None:

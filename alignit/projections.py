@@ -33,11 +33,11 @@ class Change:
     weights: KeyValueWeights
     strength: float = 1.0
 
-    def to(self, like: torch.Tensor) -> Change:
-        """Return the change with its weights where another tensor is, and of its type."""
+    def to(self, device: torch.device, dtype: torch.dtype) -> Change:
+        """Return the change with its weights on a device and of a type."""
 
         def moved(matrix: Matrix) -> Matrix:
-            return type(matrix)(*(tensor.to(like) for tensor in matrix.tensors))
+            return type(matrix)(*(tensor.to(device, dtype) for tensor in matrix.tensors))
 
         matrices = {layer: moved(matrix) for layer, matrix in self.weights.matrices.items()}
         return Change(KeyValueWeights(self.weights.full, matrices), self.strength)

@@ -8,7 +8,7 @@ holds by construction, in prompts of any length and with concepts of any number 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 E = TypeVar("E")
@@ -104,7 +104,7 @@ def base_chunk(target: TargetChunk[E]) -> Chunk[E]:
     tokens = list(target.chunk.tokens)
     for span in target.spans:
         tokens[span.start : span.stop] = fill_backwards(span.class_tokens, span.stop - span.start)
-    return Chunk(tuple(tokens), target.chunk.multipliers, target.chunk.embeddings)
+    return replace(target.chunk, tokens=tuple(tokens))
 
 
 def dummy_chunk(target: TargetChunk[E], concept: str, filler: int) -> Chunk[E]:

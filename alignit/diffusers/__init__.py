@@ -1,0 +1,16 @@
+"""AlignIT on a diffusers Stable Diffusion pipeline.
+
+from alignit.diffusers import AlignIT, load_concept
+
+aligned = AlignIT(pipe, load_concept("my-cat.safetensors"))
+image = aligned("a photo of <my-cat=cat> on the moon").images[0]
+"""
+
+from __future__ import annotations
+
+from alignit.concept import Concept, ConceptFileError
+from alignit.diffusers.aligned import AlignIT
+from alignit.diffusers.errors import AlignITError, AlignITWarning
+from alignit.formats import load_concept
+
+__all__ = ["AlignIT", "AlignITError", "AlignITWarning", "Concept", "ConceptFileError", "load_concept"]

@@ -1,0 +1,260 @@
+"""AlignIT on a diffusers pipeline: Algorithm 1 (arXiv 2406.18893) from an ordinary prompt to pictures."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from alignit.concept import Concept, ModelShapes
+from alignit.diffusers.concepts import Parts, Token, Vocabulary
+from alignit.diffusers.conditioning import Negative, condition
+from alignit.diffusers.errors import AlignITError, AlignITWarning
+from alignit.diffusers.text import text_encoders
+from alignit.diffusers.unet import Sampling, check_projections, eager, layer_modules
+from alignit.injection import Injector
+from alignit.projections import Change, ChangedAtConcepts, ChangedEverywhere, ProjectionHooks
+from alignit.steps import StepRange
+from alignit.suggestions import noun_tokens, suggest_class_words
+
+
+class AlignIT:
+    """A diffusers pipeline that aligns its pictures with prompts that name trained concepts.
+
+    The pipeline is any of Stable Diffusion 1, 2 or XL that takes `prompt_embeds`. It is not changed: what a call needs
+    is hooked into its text encoders and its UNet for the time of that call.
+    """
+
+    def __init__(
+        self, pipe: Any, concepts: Concept | Sequence[Concept], class_words: Mapping[str, str] | None = None
+    ) -> None:
+        """Check concepts against a pipeline.
+
+        Args:
+            pipe: The pipeline, with the base model.
+            concepts: What `load_concept` read.
+            class_words: Class words by token, ``{"<my-cat>": "cat"}``, for prompts that give none; one in the prompt,
+                ``<my-cat=cat>``, comes first, and one remembered beside the concept's file last.
+
+        Raises:
+            ConceptFileError: A concept does not fit the model, or has no token.
+            AlignITError: The pipeline is of no kind that AlignIT works with, or the arguments contradict each other.
+        """
+        self.pipe = pipe
+        concepts = [concepts] if isinstance(concepts, Concept) else list(concepts)
+        if getattr(pipe, "unet", None) is None:
+            raise AlignITError(
+                f"A {type(pipe).__name__} has no UNet with cross-attention: use a pipeline of Stable Diffusion 1, 2 or "
+                "XL"
+            )
+        self._check(concepts)
+        self._vocabulary = Vocabulary(concepts, class_words or {}, self._nearest)
+
+    def __call__(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        negative_prompt: str | Sequence[str] | None = None,
+        align: bool = True,
+        concept_strength: float = 1.0,
+        concept_start: float = 0.0,
+        concept_end: float = 1.0,
+        **arguments: Any,
+    ) -> Any:
+        """Make pictures.
+
+        Args:
+            prompt: The target prompt, or several. A concept is named by its token with a class word, ``<my-cat=cat>``;
+                for Custom Diffusion also ``<new1> cat``, where the class word is a part of the concept.
+            negative_prompt: As in the pipeline; one for all prompts, or one for each. Concepts in it are plain.
+            align: False gives the customisation method's own result, for comparison: strength and steps have no
+                meaning then.
+            concept_strength: Blend of keys and values, 0 to 2: 0 is the class word's, 1 the paper's, above 1
+                extrapolates.
+            concept_start: Fraction of the sampling steps before which nothing is injected.
+            concept_end: Fraction of the sampling steps from which on nothing is injected.
+            arguments: The pipeline's own: num_inference_steps, guidance_scale, generator, image, and so on.
+
+        Returns:
+            What the pipeline returns.
+
+        Raises:
+            AlignITError: As `prepared`; or an argument of the pipeline that has no meaning here.
+        """
+        if "prompt_2" in arguments:
+            raise AlignITError("Both text encoders read the same prompt with AlignIT: leave prompt_2 out")
+        scale = (arguments.get("cross_attention_kwargs") or {}).get("scale", 1)
+        if scale != 1 and any(hasattr(encoder.model, "peft_config") for encoder in text_encoders(self.pipe)):
+            raise AlignITError(
+                "A LoRA's scale in cross_attention_kwargs would not reach the text encoder: set it with "
+                "pipe.set_adapters(names, adapter_weights=...)"
+            )
+        prepared = self.prepared(
+            prompt,
+            negative_prompt=negative_prompt,
+            align=align,
+            concept_strength=concept_strength,
+            concept_start=concept_start,
+            concept_end=concept_end,
+            clip_skip=arguments.get("clip_skip"),
+        )
+        with prepared as embeddings:
+            return self.pipe(**embeddings, **arguments)
+
+    @contextmanager
+    def prepared(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        negative_prompt: str | Sequence[str] | None = None,
+        align: bool = True,
+        concept_strength: float = 1.0,
+        concept_start: float = 0.0,
+        concept_end: float = 1.0,
+        clip_skip: int | None = None,
+    ) -> Iterator[dict[str, Any]]:
+        """Prepare the pipeline for pictures of a prompt, until the end of a ``with`` block.
+
+        Args: as in a call; clip_skip as in the pipeline.
+
+        Yields:
+            The arguments that stand for the prompts in a call of the pipeline: prompt_embeds [prompts, tokens, width]
+            and what belongs to it. A prompt of more than 75 tokens is encoded in chunks of 75, of 77 rows each.
+
+        Raises:
+            AlignITError: A concept has no class word; a number is out of its range; the trained weights cannot be used
+                in this pipeline.
+        """
+        steps = _checked(concept_strength, concept_start, concept_end)
+        texts = [prompt] if isinstance(prompt, str) else list(prompt)
+        if not texts:
+            raise AlignITError("There is no prompt: give at least one")
+        prompts = [self._vocabulary.parts(text, align) for text in texts]
+        tokens = [_tokens(parts) for parts in prompts]
+        if not any(tokens):
+            self._warn(
+                f"No prompt names a concept, so the pictures are the pipeline's own. There is {self._vocabulary}: "
+                "name it in the prompt"
+            )
+        changes = _changes(tokens)
+        if changes:
+            check_projections(self.pipe.unet)
+            if not align:
+                _check_plain(tokens)
+
+        def strength_of(name: str) -> float:
+            # Where W_k and W_v change too, keys and values are blended, and the row stays whole.
+            return 1.0 if name in changes else concept_strength
+
+        negative = self._negative(negative_prompt, len(texts))
+        conditioned = condition(self.pipe, prompts, negative, clip_skip, strength_of)
+        with ExitStack() as stack:
+            injector = stack.enter_context(Injector(steps.always))
+            injector.injected = conditioned.injected
+            injector.expected = {name for injected in conditioned.injected for name in injected.rows.values()}
+            hooks: ProjectionHooks | None = None
+            if changes:
+                # Else the weights would be moved in each layer at each step.
+                place = self.pipe._execution_device, self.pipe.unet.dtype
+                hooks = (
+                    ChangedAtConcepts(injector.injected, changes, concept_strength)
+                    if align
+                    else ChangedEverywhere([change.to(*place) for change in dict.fromkeys(changes.values())])
+                )
+                stack.enter_context(hooks).watch(eager(self.pipe.unet))
+            sampling = stack.enter_context(Sampling(self.pipe.unet, self.pipe.scheduler, injector, steps, hooks))
+            yield conditioned.arguments
+            self._tell_lost(injector, set(changes), sampling.called)
+
+    def _negative(self, prompt: str | Sequence[str] | None, count: int) -> Negative | None:
+        if prompt is None:
+            return None
+        texts = [prompt] * count if isinstance(prompt, str) else list(prompt)
+        if len(texts) != count:
+            raise AlignITError(
+                f"There are {len(texts)} negative prompts for {count} prompts: give one, or one for each"
+            )
+        return Negative(texts, [self._vocabulary.parts(text, align=False) for text in texts])
+
+    def _check(self, concepts: Sequence[Concept]) -> None:
+        modules = layer_modules(self.pipe.unet)
+        encoders = text_encoders(self.pipe)
+        shapes = ModelShapes(
+            {encoder.key: encoder.table.shape[-1] for encoder in encoders},
+            {layer: (module.out_features, module.in_features) for layer, module in modules.items()},
+            encoder_layers=encoders[0].model.config.num_hidden_layers,
+            dtype=self.pipe.unet.dtype,
+        )
+        for concept in concepts:
+            concept.check_against(shapes)
+            notes = list(concept.notes)
+            if concept.weights is not None:
+                # Those that are offloaded layer by layer have no numbers here.
+                live = {layer: module.weight for layer, module in modules.items() if not module.weight.is_meta}
+                doubt = concept.weights.doubt(live)
+                notes += [doubt] if doubt else []
+            for note in notes:
+                self._warn(f"'{concept.path.name}': {note}")
+
+    def _tell_lost(self, injector: Injector, changed: set[str], called: bool) -> None:
+        lost = ", ".join(sorted(injector.expected - injector.seen or changed))
+        if changed and not called:
+            self._warn(f"The pipeline was not called in the 'with' block, so nothing of {lost} is used: call it there")
+        elif called and not injector.seen >= injector.expected:
+            self._warn(
+                f"{lost} reached the UNet nowhere: the conditioning was changed on the way to it. Give the pipeline "
+                "prompt_embeds as they are"
+            )
+
+    @staticmethod
+    def _warn(message: str) -> None:
+        warnings.warn(f"{message}.", AlignITWarning, stacklevel=_outside())
+
+    def _nearest(self, token: Token) -> list[str]:
+        if token.embedding is None:
+            return [token.concept.class_word] if token.concept.class_word else []
+        encoders = text_encoders(self.pipe)
+        if any(encoder.table.is_meta for encoder in encoders):
+            return []  # offloaded layer by layer
+        tokens = noun_tokens(lambda texts: [encoders[0].tokenize(text) for text in texts])
+        return suggest_class_words(
+            token.embedding.vectors, {encoder.key: encoder.table for encoder in encoders}, tokens
+        )
+
+
+def _checked(strength: float, start: float, end: float) -> StepRange:
+    for name, value, largest in (("strength", strength, 2), ("start", start, 1), ("end", end, 1)):
+        if not 0 <= value <= largest:
+            raise AlignITError(f"concept_{name} must be from 0 to {largest}, not {value}")
+    if start > end:
+        raise AlignITError(f"concept_start ({start:g}) must not be greater than concept_end ({end:g})")
+    return StepRange(start, end)
+
+
+def _tokens(parts: Parts) -> list[Token]:
+    return [part.token for part in parts if not isinstance(part, str)]
+
+
+def _changes(prompts: Sequence[Sequence[Token]]) -> dict[str, Change]:
+    return {token.name: token.change for tokens in prompts for token in tokens if token.change is not None}
+
+
+def _check_plain(prompts: Sequence[Sequence[Token]]) -> None:
+    """Check that plain Custom Diffusion means the same for all prompts: its weights act on the whole batch."""
+    if len({frozenset(token.change for token in tokens if token.change) for tokens in prompts}) > 1:
+        raise AlignITError(
+            "Plain Custom Diffusion changes the weights for all prompts of a call, and these name different concepts: "
+            "call the pipeline for each prompt"
+        )
+
+
+def _outside() -> int:
+    """Return how far above the caller of the warning the first frame outside of this package is."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and (
+        frame.f_globals.get("__name__", "").startswith("alignit.") or "contextlib" in frame.f_code.co_filename
+    ):
+        level, frame = level + 1, frame.f_back
+    return level

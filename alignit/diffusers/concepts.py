@@ -1,0 +1,184 @@
+"""From the text of a prompt to the concepts in it, with their class words."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from alignit.class_words import remembered
+from alignit.concept import Concept, TokenEmbedding
+from alignit.diffusers.errors import AlignITError
+from alignit.projections import Change
+from alignit.suggestions import class_nouns
+from alignit.syntax import Mark, begins_with, class_word_error, join_class_words, name_key, name_pattern, split
+
+
+@dataclass(frozen=True, eq=False)
+class Token:
+    """What stands for a concept in prompts.
+
+    Attributes:
+        name: Its name, ``<new1>``; the concept's where it has no token, as in CatVersion.
+        concept: The concept's file.
+        embedding: The token's vectors, or None: the class word itself is the concept.
+        change: The concept's change of W_k and W_v, or None.
+    """
+
+    name: str
+    concept: Concept
+    embedding: TokenEmbedding | None
+    change: Change | None
+
+
+@dataclass(frozen=True)
+class Mention:
+    """A concept where a prompt names it.
+
+    Attributes:
+        token: The concept's token.
+        class_word: The class word's text.
+        trailing: Whether the class word is part of the concept and follows its vectors: "<new1> cat".
+    """
+
+    token: Token
+    class_word: str
+    trailing: bool = False
+
+
+@dataclass(frozen=True)
+class PlainMention:
+    """A concept where a prompt names it, as the customisation method itself has it.
+
+    Attributes:
+        token: The concept's token.
+        text: What is written there for a token without vectors: the class word.
+    """
+
+    token: Token
+    text: str = ""
+
+
+Parts: TypeAlias = "Sequence[str | Mention | PlainMention]"
+"""A prompt: plain text, and the concepts that it names."""
+
+
+class Vocabulary:
+    """The tokens of some concepts, and their class words."""
+
+    def __init__(
+        self,
+        concepts: Sequence[Concept],
+        class_words: Mapping[str, str],
+        suggest: Callable[[Token], list[str]],
+    ) -> None:
+        """Take the concepts.
+
+        Args:
+            concepts: The concepts.
+            class_words: Class words by token, where prompts give none.
+            suggest: Suggests class words, for the message where none is known.
+
+        Raises:
+            AlignITError: Two concepts share a token, or a class word cannot be used.
+        """
+        self._tokens: dict[str, Token] = {}
+        self._suggest = suggest
+        for concept in concepts:
+            change = Change(concept.weights) if concept.weights is not None else None
+            tokens = [Token(embedding.name, concept, embedding, change) for embedding in concept.tokens]
+            for token in tokens or [Token(concept.name, concept, None, change)]:
+                other = self._tokens.setdefault(name_key(token.name), token)
+                if other is not token:
+                    raise AlignITError(
+                        f"'{other.concept.path.name}' and '{concept.path.name}' both have the token '{token.name}': "
+                        "load one of them under another name, load_concept(path, token_names=[...])"
+                    )
+        # Names in angle brackets are found as such.
+        tokens = [token for token in self._tokens.values() if token.embedding is not None]
+        bare = [token.name for token in tokens if not re.fullmatch("<.*>", token.name)]
+        patterns = "|".join(name_pattern(name).pattern for name in sorted(bare, key=len, reverse=True))
+        self._bare = re.compile(f"({patterns})", re.IGNORECASE) if bare else None
+        self._class_words: dict[str, str] = {}
+        for name, word in class_words.items():
+            if name_key(name) not in self._tokens:
+                raise AlignITError(f"The class words name '{name}', and there is {self}: check the name")
+            self._class_words[name_key(name)] = self._checked(name, word)
+
+    def __str__(self) -> str:
+        """Say which tokens there are, for messages."""
+        names = ", ".join(token.name for token in self._tokens.values())
+        return names or "no concept"
+
+    def parts(self, prompt: str, align: bool) -> Parts:
+        """Return the parts of a prompt in order: plain text as strings, and the concepts that it names.
+
+        Args:
+            prompt: The prompt.
+            align: Whether concepts are aligned, as `Mention`; else `PlainMention`: ``<my-cat=cat>`` means ``my-cat``.
+
+        Raises:
+            AlignITError: A concept has no class word, or one that cannot be used; or it is not there.
+        """
+        marks = list(split(prompt))
+        in_prompt = {
+            name_key(mark.name): mark.class_word
+            for mark in marks
+            if isinstance(mark, Mark) and mark.class_word is not None
+        }
+        joined = join_class_words(marks, self._class_word_after) if align else marks
+        parts: list[str | Mention | PlainMention] = []
+        for piece in itertools.chain.from_iterable(map(self._with_bare_names, joined)):
+            parts.append(piece if isinstance(piece, str) else self._mention(piece, in_prompt, align))
+        return parts
+
+    def _with_bare_names(self, part: str | Mark) -> Iterator[str | Mark]:
+        if isinstance(part, Mark) or self._bare is None:
+            yield part
+            return
+        for index, piece in enumerate(self._bare.split(part)):
+            if piece:
+                yield Mark(piece, None, piece) if index % 2 else piece
+
+    def _mention(self, mark: Mark, in_prompt: Mapping[str, str], align: bool) -> str | Mention | PlainMention:
+        token = self._tokens.get(name_key(mark.name))
+        if token is None:
+            if mark.class_word is None:
+                return mark.text
+            raise AlignITError(f"There is no concept '{mark.name}' (written {mark.text}), but {self}: check its name")
+        if not align and token.embedding is not None:
+            return PlainMention(token)
+        word = mark.class_word
+        if word is None:
+            word = in_prompt.get(name_key(mark.name), self._known(token))
+        if word is None:
+            nearest = ", ".join(self._suggest(token))
+            plain = token.name.strip("<>")
+            raise AlignITError(
+                f"'{token.name}' has no class word: write <{plain}=cat> in the prompt, or give "
+                f"class_words={{'{token.name}': 'cat'}}" + (f". Nearest to it: {nearest}" if nearest else "")
+            )
+        word = self._checked(token.name, word)
+        return Mention(token, word, mark.trailing) if align else PlainMention(token, word)
+
+    def _known(self, token: Token) -> str | None:
+        return self._class_words.get(name_key(token.name)) or remembered(token.concept.path)
+
+    def _class_word_after(self, name: str, text: str) -> str | None:
+        token = self._tokens.get(name_key(name))
+        if token is None or token.change is None:
+            return None
+        first = re.match(r"[^\W\d_]+", text)
+        words = self._known(token), first[0] if first and first[0].lower() in class_nouns() else None
+        return next((text[: len(word)] for word in words if word and begins_with(text, word)), None)
+
+    def _checked(self, name: str, word: str) -> str:
+        word = " ".join(word.split())
+        error = class_word_error(word)
+        if error is None and self._bare is not None and (found := self._bare.search(word)):
+            error = f"contains the concept '{found[0]}', and must be an ordinary word"
+        if error:
+            raise AlignITError(f"The class word '{word}' of '{name}' {error}: write one such as cat")
+        return word

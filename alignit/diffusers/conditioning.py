@@ -1,0 +1,131 @@
+"""The conditioning of a batch of prompts, over all text encoders and chunks: lines 1 to 3 of Algorithm 1."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from alignit.conditioning import Injected, splice
+from alignit.diffusers.concepts import Parts, PlainMention
+from alignit.diffusers.errors import AlignITError
+from alignit.diffusers.text import Encoded, EncoderChange, Target, TextEncoder, text_encoders
+from alignit.prompts import base_chunk
+
+
+@dataclass(frozen=True)
+class Negative:
+    """Negative prompts.
+
+    Attributes:
+        texts: As typed, one for each prompt.
+        parts: The same with the concepts found, all of them plain.
+    """
+
+    texts: Sequence[str]
+    parts: Sequence[Parts]
+
+
+@dataclass(frozen=True)
+class Conditioned:
+    """What stands for a batch of prompts in a call of the pipeline.
+
+    Attributes:
+        arguments: The pipeline's arguments.
+        injected: What was injected, one entry for each prompt with a concept.
+    """
+
+    arguments: dict[str, Any]
+    injected: list[Injected]
+
+
+def condition(
+    pipe: Any,
+    prompts: Sequence[Parts],
+    negative: Negative | None,
+    clip_skip: int | None,
+    strength: Callable[[str], float],
+) -> Conditioned:
+    """Encode prompts, and write the rows of the dummy prompts into those of the base prompts.
+
+    Negative prompts are left to the pipeline where it can encode them: where no prompt is longer than a chunk, and no
+    negative prompt names a concept.
+
+    Args:
+        pipe: The pipeline.
+        prompts: B target prompts.
+        negative: B negative prompts, or None for the pipeline's own.
+        clip_skip: As in the pipeline, which does not apply it to negative prompts.
+        strength: Gives a concept's blend of rows.
+
+    Raises:
+        AlignITError: A concept does not fit into a chunk, or the text encoders do not agree on its place.
+    """
+    encoders = text_encoders(pipe)
+    targets = [[encoder.target_chunks(parts, _change(parts)) for parts in prompts] for encoder in encoders]
+    count = _longest(targets)
+    negatives = None
+    if count > 1 or (negative and any(isinstance(part, PlainMention) for parts in negative.parts for part in parts)):
+        texts: Sequence[Parts] = negative.parts if negative else [[""]] * len(prompts)
+        negatives = [[encoder.target_chunks(parts) for parts in texts] for encoder in encoders]
+        count = max(count, _longest(negatives))
+    results = [
+        _encode(encoder, _padded(encoder, chunks, count), clip_skip)
+        for encoder, chunks in zip(encoders, targets, strict=True)
+    ]
+    spliced = [
+        splice(result.rows, chunks, encoder.filler, _one(encoder, clip_skip), strength)
+        for encoder, chunks, result in zip(encoders, targets, results, strict=True)
+    ]
+    all_rows = spliced[0][1]
+    if any(rows != all_rows for _, rows in spliced):
+        raise AlignITError("The pipeline's text encoders cut the prompt differently: use its own tokenizers")
+    # SDXL joins the rows of its two encoders.
+    conditioning = torch.cat([rows for rows, _ in spliced], dim=-1)
+    base = torch.cat([result.rows for result in results], dim=-1)
+    arguments: dict[str, Any] = {"prompt_embeds": conditioning, **_pooled(results, "pooled_prompt_embeds")}
+    zeroed = negative is None and getattr(pipe.config, "force_zeros_for_empty_prompt", False)
+    if negatives is not None and not zeroed:
+        encoded = [
+            _encode(encoder, _padded(encoder, chunks, count), None)
+            for encoder, chunks in zip(encoders, negatives, strict=True)
+        ]
+        arguments["negative_prompt_embeds"] = torch.cat([result.rows for result in encoded], dim=-1)
+        arguments |= _pooled(encoded, "negative_pooled_prompt_embeds")
+    elif negative is not None:
+        arguments["negative_prompt"] = list(negative.texts)
+    injected = [Injected(conditioning[index], base[index], rows) for index, rows in enumerate(all_rows) if rows]
+    return Conditioned(arguments, injected)
+
+
+def _change(parts: Parts) -> EncoderChange:
+    """Return the change of the text encoder for all of a prompt: CatVersion's own way."""
+    plain = [part.token.concept.prefixes for part in parts if isinstance(part, PlainMention)]
+    return tuple(dict.fromkeys(prefixes for prefixes in plain if prefixes is not None))
+
+
+def _longest(batches: Sequence[Sequence[Sequence[Target]]]) -> int:
+    return max(len(chunks) for batch in batches for chunks in batch)
+
+
+def _padded(encoder: TextEncoder, batch: Sequence[list[Target]], count: int) -> list[list[Target]]:
+    return [chunks + [encoder.empty_chunk()] * (count - len(chunks)) for chunks in batch]
+
+
+def _encode(encoder: TextEncoder, batch: Sequence[Sequence[Target]], clip_skip: int | None) -> Encoded:
+    """Encode the base prompts, all in as many chunks."""
+    results = [
+        encoder.encode([base_chunk(target) for target in chunks], clip_skip) for chunks in zip(*batch, strict=True)
+    ]
+    return Encoded(torch.cat([result.rows for result in results], dim=1), results[0].pooled)
+
+
+def _one(encoder: TextEncoder, clip_skip: int | None) -> Callable[[Any], torch.Tensor]:
+    return lambda chunk: encoder.encode([chunk], clip_skip).rows[0]
+
+
+def _pooled(results: Sequence[Encoded], name: str) -> dict[str, torch.Tensor]:
+    pooled = [result.pooled for result in results if result.pooled is not None]
+    return {name: pooled[-1]} if pooled else {}
