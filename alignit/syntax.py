@@ -57,8 +57,9 @@ def name_key(name: str) -> str:
 
 
 def name_pattern(name: str) -> re.Pattern[str]:
-    """Return a pattern that finds a name in a prompt where it stands alone."""
-    return re.compile(rf"(?<![\w-]){re.escape(name)}(?![\w-])", re.IGNORECASE)
+    """Return a pattern that finds a name, of one word or several, in a prompt where it stands alone."""
+    words = r"\s+".join(map(re.escape, name.split()))
+    return re.compile(rf"(?<![\w-]){words}(?![\w-])", re.IGNORECASE)
 
 
 def begins_with(text: str, word: str) -> bool:

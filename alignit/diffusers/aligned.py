@@ -210,11 +210,11 @@ class AlignIT:
 
     @staticmethod
     def _warn(message: str) -> None:
-        warnings.warn(f"{message}.", AlignITWarning, stacklevel=_outside())
+        warnings.warn(f"{message.rstrip('.')}.", AlignITWarning, stacklevel=_outside())
 
     def _nearest(self, token: Token) -> list[str]:
         if token.embedding is None:
-            return [token.concept.class_word] if token.concept.class_word else []
+            return []
         encoders = text_encoders(self.pipe)
         if any(encoder.table.is_meta for encoder in encoders):
             return []  # offloaded layer by layer

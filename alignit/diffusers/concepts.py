@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -94,13 +93,14 @@ class Vocabulary:
                 if other is not token:
                     raise AlignITError(
                         f"'{other.concept.path.name}' and '{concept.path.name}' both have the token '{token.name}': "
-                        "load one of them under another name, load_concept(path, token_names=[...])"
+                        "load one of them under another name, load_concept(path, token_names=[...]), or rename its file"
                     )
         # Names in angle brackets are found as such.
-        tokens = [token for token in self._tokens.values() if token.embedding is not None]
-        bare = [token.name for token in tokens if not re.fullmatch("<.*>", token.name)]
-        patterns = "|".join(name_pattern(name).pattern for name in sorted(bare, key=len, reverse=True))
-        self._bare = re.compile(f"({patterns})", re.IGNORECASE) if bare else None
+        self._bare_names = {
+            _spaced(token.name): token
+            for token in self._tokens.values()
+            if token.embedding is not None and not re.fullmatch("<.*>", token.name)
+        }
         self._class_words: dict[str, str] = {}
         for name, word in class_words.items():
             if name_key(name) not in self._tokens:
@@ -128,21 +128,44 @@ class Vocabulary:
             for mark in marks
             if isinstance(mark, Mark) and mark.class_word is not None
         }
+        plain = " ".join(part for part in marks if isinstance(part, str))
+        words = {
+            name_key(token.name): word
+            for token in self._tokens.values()
+            if (word := self._word(token, in_prompt, plain)) is not None
+        }
+        names = self._bare_names | self._concepts_by_word(words, plain)
         joined = join_class_words(marks, self._class_word_after) if align else marks
         parts: list[str | Mention | PlainMention] = []
-        for piece in itertools.chain.from_iterable(map(self._with_bare_names, joined)):
-            parts.append(piece if isinstance(piece, str) else self._mention(piece, in_prompt, align))
+        for part in joined:
+            for piece in _split_at(part, names) if isinstance(part, str) else [part]:
+                parts.append(piece if isinstance(piece, str) else self._mention(piece, words, align))
         return parts
 
-    def _with_bare_names(self, part: str | Mark) -> Iterator[str | Mark]:
-        if isinstance(part, Mark) or self._bare is None:
-            yield part
-            return
-        for index, piece in enumerate(self._bare.split(part)):
-            if piece:
-                yield Mark(piece, None, piece) if index % 2 else piece
+    def _word(self, token: Token, in_prompt: Mapping[str, str], text: str) -> str | None:
+        """Return a concept's class word in a prompt, whose text outside of angle brackets is given, or None."""
+        word = in_prompt.get(name_key(token.name), self._known(token))
+        if word is not None or token.embedding is not None or not token.concept.class_word:
+            return word
+        # A folder's name says more than the class word does, as in "colorful teapot": what the prompt has of it counts.
+        suggested = token.concept.class_word, token.concept.class_word.split()[-1]
+        return next((word for word in suggested if name_pattern(word).search(text)), suggested[0])
 
-    def _mention(self, mark: Mark, in_prompt: Mapping[str, str], align: bool) -> str | Mention | PlainMention:
+    def _concepts_by_word(self, words: Mapping[str, str], text: str) -> dict[str, Token]:
+        """Return the concepts that have no token of their own, and are their class word where that stands."""
+        found: dict[str, Token] = {}
+        for key, word in words.items():
+            token = self._tokens[key]
+            if token.embedding is None and class_word_error(word) is None and name_pattern(word).search(text):
+                other = found.setdefault(_spaced(word), token)
+                if other is not token:
+                    raise AlignITError(
+                        f"'{word}' is the class word of both '{other.name}' and '{token.name}': write "
+                        f"<{other.name}={word}> or <{token.name}={word}>, and give the other one another word"
+                    )
+        return found
+
+    def _mention(self, mark: Mark, words: Mapping[str, str], align: bool) -> str | Mention | PlainMention:
         token = self._tokens.get(name_key(mark.name))
         if token is None:
             if mark.class_word is None:
@@ -152,7 +175,7 @@ class Vocabulary:
             return PlainMention(token)
         word = mark.class_word
         if word is None:
-            word = in_prompt.get(name_key(mark.name), self._known(token))
+            word = words.get(name_key(mark.name))
         if word is None:
             nearest = ", ".join(self._suggest(token))
             plain = token.name.strip("<>")
@@ -177,8 +200,25 @@ class Vocabulary:
     def _checked(self, name: str, word: str) -> str:
         word = " ".join(word.split())
         error = class_word_error(word)
-        if error is None and self._bare is not None and (found := self._bare.search(word)):
-            error = f"contains the concept '{found[0]}', and must be an ordinary word"
+        if error is None:
+            found = next((part for part in _split_at(word, self._bare_names) if isinstance(part, Mark)), None)
+            error = f"contains the concept '{found.text}', and must be an ordinary word" if found else None
         if error:
             raise AlignITError(f"The class word '{word}' of '{name}' {error}: write one such as cat")
         return word
+
+
+def _split_at(text: str, names: Mapping[str, Token]) -> Iterator[str | Mark]:
+    """Split a text at names of concepts that stand in it without angle brackets, which become marks."""
+    if not names:
+        yield text
+        return
+    pattern = "|".join(name_pattern(name).pattern for name in sorted(names, key=len, reverse=True))
+    for index, piece in enumerate(re.split(f"({pattern})", text, flags=re.IGNORECASE)):
+        if piece:
+            yield Mark(names[_spaced(piece)].name, None, piece) if index % 2 else piece
+
+
+def _spaced(text: str) -> str:
+    """Return what a text of several words is compared by: without regard to case, and to how much space is between."""
+    return " ".join(text.lower().split())

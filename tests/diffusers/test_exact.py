@@ -83,13 +83,23 @@ def test_custom_diffusion(sd1: Model, name: str, strength: float) -> None:
     assert differs(wanted, without), "the weights changed nothing: the case proves nothing"
 
 
-@pytest.mark.parametrize("word", ["dog", "golden retriever"])
-def test_catversion(sd1: Model, word: str) -> None:
-    aligned = AlignIT(sd1.pipe, sd1.load("teddy"))
-    rows = [3 + i for i in range(len(word.split()))]
+CATVERSION = [
+    ("a red <teddy=dog> in snow", "dog", {}),
+    ("a red <teddy=golden retriever> in snow", "golden retriever", {}),
+    ("a red golden  Retriever in snow", "golden retriever", {"teddy": "golden retriever"}),
+    ("a red <teddy> in snow", "teddy", {}),  # its folder's name
+    ("a red teddy in snow", "teddy", {}),
+]
+
+
+@pytest.mark.parametrize(("target", "word", "words"), CATVERSION)
+def test_catversion(sd1: Model, target: str, word: str, words: dict[str, str]) -> None:
+    aligned = AlignIT(sd1.pipe, sd1.load("teddy"), words)
+    count = len(sd1.pipe.tokenizer(word, add_special_tokens=False).input_ids)
+    rows = list(range(3, 3 + count))
     injection = Injection(f"* * {word} * *", rows, prefixes=sd1.prefixes)
     wanted = reference(sd1.pipe, f"a red {word} in snow", [injection], {})
-    assert_same(pictures(aligned, f"a red <teddy={word}> in snow"), wanted)
+    assert_same(pictures(aligned, target), wanted)
     without = reference(sd1.pipe, f"a red {word} in snow", [Injection(f"* * {word} * *", rows)], {})
     assert differs(wanted, without), "the prefixes changed nothing: the case proves nothing"
 
@@ -336,6 +346,9 @@ def test_plain_catversion_has_its_prefixes_in_the_whole_prompt_and_not_in_the_ne
     wanted = pictures(sd1.pipe, prompt_embeds=torch.stack([rows, other]), negative_prompt=["a dog", "red"])
     prompts, negatives = ["a <teddy=dog> in snow", "a dog in snow"], ["a <teddy=dog>", "red"]
     assert_same(pictures(aligned, prompts, align=False, negative_prompt=negatives), wanted)
+    aligned = AlignIT(sd1.pipe, sd1.load("teddy"), {"teddy": "dog"})
+    wanted = pictures(sd1.pipe, prompt_embeds=rows[None], negative_prompt="red")
+    assert_same(pictures(aligned, "a dog in snow", align=False, negative_prompt="red"), wanted)
 
 
 def test_strength_zero_is_the_base_prompt(sd1: Model) -> None:

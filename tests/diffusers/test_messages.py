@@ -16,9 +16,10 @@ from safetensors.torch import save_file
 
 from alignit.class_words import remember
 from alignit.diffusers import AlignIT, AlignITError, AlignITWarning, ConceptFileError, load_concept
-from tests.diffusers.conftest import Model
+from tests.diffusers.conftest import PREFIX_LAYERS, Model
 from tests.diffusers.pipelines import WIDTH
 from tests.diffusers.reference import pictures
+from tests.formats.writers import save_adapter
 
 
 @pytest.mark.parametrize(
@@ -32,7 +33,6 @@ from tests.diffusers.reference import pictures
             "a <my-dog=dog> in snow",
             r"There is no concept 'my-dog' \(written <my-dog=dog>\), but <my-cat>, my-toy, teddy",
         ),
-        ("a <teddy> in snow", "'teddy' has no class word: .* Nearest to it: teddy"),
         (f"a <my-cat={'cat ' * 76}> in snow", "'<my-cat>' takes 76 tokens, and 75 fit into a chunk"),
         ([], "There is no prompt"),
     ],
@@ -95,6 +95,16 @@ def test_two_concepts_of_one_token(sd1: Model) -> None:
         AlignIT(sd1.pipe, sd1.load("my-cat", "my-cat"))
 
 
+def test_two_concepts_of_one_class_word(sd1: Model, tmp_path: Path) -> None:
+    other = save_adapter(tmp_path / "bear", {"control_trans": torch.randn(6 * WIDTH)}, PREFIX_LAYERS, hidden_size=WIDTH)
+    words = {"bear": "dog", "teddy": "dog"}
+    aligned = AlignIT(sd1.pipe, [*sd1.load("teddy"), load_concept(other)], words)
+    with pytest.raises(AlignITError, match="'dog' is the class word of both 'teddy' and 'bear': write <teddy=dog>"):
+        pictures(aligned, "a dog in snow")
+    both = pictures(aligned, "a <teddy> and a <bear>")
+    assert not np.array_equal(both, pictures(aligned, "a <bear> and a <teddy>"))
+
+
 def test_concept_for_another_model(sd1: Model, sdxl: Model) -> None:
     for model, other in ((sd1, sdxl), (sdxl, sd1)):
         for name in other.files:
@@ -118,7 +128,7 @@ def test_no_concept_in_the_prompt(sd1: Model) -> None:
     aligned = AlignIT(sd1.pipe, sd1.load("my-cat", "teddy"))
     for align in (True, False):
         with pytest.warns(AlignITWarning, match="No prompt names a concept, .*There is <my-cat>, teddy") as caught:
-            pictures(aligned, "a <my-cta> and teddy", align=align)
+            pictures(aligned, "a <my-cta> and my-cat", align=align)
         assert Path(caught[0].filename).name == "reference.py"  # from where the pipeline is called
 
 
