@@ -1,0 +1,155 @@
+"""The diffusers host against the WebUI: the same checkpoint, prompt and noise give the same picture up to rounding.
+
+The WebUI makes its pictures with its own torch, its own UNet and its own samplers; nothing of these is shared with
+diffusers. With 4 steps both take the sigmas and timesteps of the training schedule at 999, 666, 333 and 0.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import EulerDiscreteScheduler, StableDiffusionPipeline
+from safetensors.torch import load_file
+from transformers import CLIPTextConfig
+
+from alignit.class_words import format_class_words
+from alignit.diffusers import AlignIT, load_concept
+from tests.formats.writers import save_adapter
+from tests.host.make_checkpoints import CLIP_L, L_TEXT, L_WIDTH
+from tests.host.webui import WebUI
+
+STEPS, SIZE, SEED = 4, 64, 1  # those of WebUI.txt2img
+GUIDANCE = 7.0
+LDM = "model.diffusion_model."
+
+
+def make_pipeline(host: WebUI, folder: Path) -> StableDiffusionPipeline:
+    """Load the WebUI's checkpoint with diffusers' own conversion."""
+    (folder / "tokenizer").symlink_to(host.cache / CLIP_L)
+    CLIPTextConfig(**L_TEXT).save_pretrained(folder / "text_encoder")
+    scheduler = EulerDiscreteScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        timestep_spacing="linspace",
+        steps_offset=1,
+        prediction_type="v_prediction",
+    )
+    scheduler.save_pretrained(folder / "scheduler")
+    parts = {
+        "scheduler": ["diffusers", "EulerDiscreteScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+    index = {"_class_name": "StableDiffusionPipeline", "requires_safety_checker": False, **parts}
+    (folder / "model_index.json").write_text(json.dumps(index))
+    checkpoint = host.cache / "checkpoints" / "tiny-sd1.safetensors"
+    pipe = StableDiffusionPipeline.from_single_file(
+        str(checkpoint),
+        config=str(folder),
+        original_config=str(checkpoint.with_suffix(".yaml")),
+        local_files_only=True,
+        safety_checker=None,
+        feature_extractor=None,
+        scheduler=scheduler,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture(scope="module")
+def pipe(servers, tmp_path_factory) -> StableDiffusionPipeline:
+    return make_pipeline(servers.get("host"), tmp_path_factory.mktemp("diffusers"))
+
+
+@pytest.fixture(scope="module")
+def files(servers) -> Iterator[dict[str, Path]]:
+    """Concepts' files where the WebUI looks for them."""
+    host: WebUI = servers.get("host")
+    generator = torch.Generator().manual_seed(12)
+    base = load_file(host.cache / "checkpoints" / "tiny-sd1.safetensors")
+    weights = {
+        name: tensor + 0.4 * tensor.std() * torch.randn(tensor.shape, generator=generator)
+        for name, tensor in base.items()
+        if name.startswith(LDM) and ("attn2.to_k" in name or "attn2.to_v" in name)
+    }
+    vector = torch.randn(1, L_WIDTH, generator=generator)
+    run = host.data / "models" / "deltas" / "for-diffusers.ckpt"
+    run.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"state_dict": {**weights, "embed": 0.7 * vector / vector.norm()}}, run)
+    numbers = 1.5 * torch.randn(6 * L_WIDTH, generator=generator)
+    adapters = host.data / "models" / "catversion"
+    teddy = save_adapter(adapters / "plush", {"control_trans": numbers}, hidden_size=L_WIDTH)
+    yield {
+        "my-cat": host.embeddings / "my-cat.pt",
+        "my-toy": host.embeddings / "my-toy.pt",
+        "run": run,
+        "plush": teddy,
+    }
+    run.unlink()
+    teddy.unlink()
+
+
+def picture(pipe: Any, prompt: str, **arguments: Any) -> np.ndarray:
+    # The noise of the WebUI where its setting says CPU: one picture after the other from a generator of its own.
+    generator = torch.Generator().manual_seed(SEED)
+    size = {"height": SIZE, "width": SIZE, "num_inference_steps": STEPS, "guidance_scale": GUIDANCE}
+    image = pipe(prompt, generator=generator, output_type="np", negative_prompt="", **size, **arguments).images[0]
+    return np.asarray(image) * 255
+
+
+def assert_same(ours: np.ndarray, webui: np.ndarray) -> None:
+    # The WebUI rounds to whole numbers, downwards.
+    difference = ours - webui
+    assert -0.02 <= difference.min() <= difference.max() <= 1.02
+
+
+def test_the_models_are_the_same(host: WebUI, pipe: Any) -> None:
+    host.options(randn_source="CPU")
+    one, other = (host.txt2img(f"a {animal} in snow", cfg_scale=GUIDANCE)[0] for animal in ("cat", "dog"))
+    assert_same(picture(pipe, "a cat in snow"), one.pixels)
+    assert_same(picture(pipe, "a dog in snow"), other.pixels)
+    assert one.difference(other) > 1
+
+
+CASES = [
+    ("a my-cat playing with a ball", ["my-cat"], {"my-cat": "cat"}, {}),
+    ("a <my-cat=cat>, beside my-toy in snow", ["my-cat", "my-toy"], {"my-toy": "golden retriever"}, {}),
+    ("a <new1> cat in snow", ["run"], {}, {}),
+    ("a <new1=cat> and my-toy in snow", ["run", "my-toy"], {"my-toy": "toy"}, {"strength": 0.6, "end": 0.5}),
+    ("a big plush in snow", ["plush"], {}, {}),
+    ("a <plush=teddy bear> and <new1> cat and a <my-cat=dog>", ["my-cat", "run", "plush"], {}, {}),
+]
+NETWORKS = {"run": " <delta:for-diffusers:1>", "plush": " <catversion:plush>"}
+
+
+@pytest.mark.parametrize("align", [True, False])
+@pytest.mark.parametrize(("prompt", "names", "words", "settings"), CASES)
+def test_the_same_picture(
+    host: WebUI,
+    pipe: Any,
+    files: dict[str, Path],
+    align: bool,
+    prompt: str,
+    names: list[str],
+    words: dict[str, str],
+    settings: dict[str, float],
+) -> None:
+    host.options(randn_source="CPU")
+    webui = host.txt2img(
+        prompt + "".join(NETWORKS.get(name, "") for name in names),
+        cfg_scale=GUIDANCE,
+        alignit=[{"enabled": align, "class_words": format_class_words(words), **settings}],
+    )
+    assert "AlignIT note" not in webui.info["extra_generation_params"]
+    aligned = AlignIT(pipe, [load_concept(files[name]) for name in names], words)
+    ours = picture(aligned, prompt, align=align, **{f"concept_{name}": value for name, value in settings.items()})
+    assert_same(ours, webui[0].pixels)
