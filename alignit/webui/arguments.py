@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from alignit.class_words import ClassWordError, ClassWords
+from alignit.steps import StepRange
 
 
 class ArgumentsError(Exception):
@@ -73,13 +74,9 @@ class Arguments:
         return arguments
 
     @property
-    def always(self) -> bool:
-        """Whether concepts are injected at every step, as in the paper."""
-        return self.start <= 0 and self.end >= 1
-
-    def is_active(self, fraction: float) -> bool:
-        """Say whether concepts are injected at a step, given as the fraction of the sampling steps before it."""
-        return self.start <= fraction and (fraction < self.end or self.end >= 1)
+    def steps(self) -> StepRange:
+        """The part of the sampling in which concepts are injected."""
+        return StepRange(self.start, self.end)
 
 
 def infotext_key(name: str) -> str:

@@ -12,7 +12,7 @@ from modules import shared
 from alignit.class_words import ClassWordError, ClassWords, remembered
 from alignit.projections import Change
 from alignit.suggestions import class_nouns
-from alignit.syntax import Mark, class_word_error, join_class_words, name_key, split
+from alignit.syntax import Mark, begins_with, class_word_error, join_class_words, name_key, name_pattern, split
 from alignit.webui.catversion import Adapter, find_adapter
 from alignit.webui.deltas import Delta, find_token
 from alignit.webui.embeddings import (
@@ -20,7 +20,6 @@ from alignit.webui.embeddings import (
     embeddings_in,
     find_embedding,
     is_for_another_model,
-    name_pattern,
     nearest_class_words,
     passed_over_in,
 )
@@ -148,7 +147,7 @@ class Concepts:
         first = re.match(r"[^\W\d_]+", text)
         noun = first[0] if first and first[0].lower() in class_nouns() else None
         words = self._panel.get(name), self._remembered(delta[1].filename), noun
-        return next((text[: len(word)] for word in words if word and _begins_with(text, word)), None)
+        return next((text[: len(word)] for word in words if word and begins_with(text, word)), None)
 
     def _without_embedding(self, mark: Mark) -> Concept | None:
         if is_for_another_model(mark.name):
@@ -256,10 +255,6 @@ class Concepts:
 
 def _spaced(text: str) -> str:
     return " ".join(text.lower().split())
-
-
-def _begins_with(text: str, word: str) -> bool:
-    return re.match(rf"{re.escape(word)}(?!\w)", text, re.IGNORECASE) is not None
 
 
 class PlainDeltas:

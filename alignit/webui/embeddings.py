@@ -6,13 +6,13 @@ refiner, though they hold what the refiner's text encoder takes; these are found
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from modules import sd_hijack, shared
 
 from alignit.suggestions import noun_tokens, suggest_class_words
+from alignit.syntax import name_pattern
 from alignit.webui.encoders import UnsupportedEncoderError, text_encoders, token_tables
 
 SUGGESTIONS = 5
@@ -59,12 +59,6 @@ def embeddings_in(text: str) -> list[str]:
     loaded = sd_hijack.model_hijack.embedding_db.word_embeddings
     lower = text.lower()
     return [name for name in loaded if name.lower() in lower and name_pattern(name).search(text)]
-
-
-def name_pattern(name: str) -> re.Pattern[str]:
-    """Return a pattern that finds a name, of one word or several, in a prompt where it stands alone."""
-    words = r"\s+".join(map(re.escape, name.split()))
-    return re.compile(rf"(?<![\w-]){words}(?![\w-])", re.IGNORECASE)
 
 
 def embedding_in_tokens(tokens: list[int]) -> Any | None:

@@ -58,7 +58,7 @@ class Job:
         self._arguments = arguments
         self._notes = Notes(p)
         self._concepts = Concepts(ClassWords(arguments.class_words), self._notes.say)
-        self._injector = Injector(arguments.always)
+        self._injector = Injector(arguments.steps.always)
         self._projections: ProjectionHooks | None = None
         self._failed = False
         self._computed: list[_Conds] = []
@@ -124,7 +124,7 @@ class Job:
                 self._injector.expected |= computed.concepts
                 self._watch_projections(computed, unet)
             if self.aligns:
-                self._injector.active = self._arguments.is_active(denoiser.step / denoiser.total_steps)
+                self._injector.active = self._arguments.steps.is_active(denoiser.step / denoiser.total_steps)
                 self._injector.watch(unet)
         except Exception:
             self._fail(
