@@ -122,7 +122,6 @@ class TextEncoder:
             chunks: B chunks.
             clip_skip: How many of the last layers to leave out, as in the pipeline.
         """
-        # Not the weights' own device, which is another where the pipeline offloads them.
         changes = list(dict.fromkeys(chunk.encoder_change for chunk in chunks))
         if len(changes) > 1:
             parts = {
@@ -130,16 +129,17 @@ class TextEncoder:
                 for change in changes
             }
             return _in_order(parts, [chunk.encoder_change for chunk in chunks])
+        # Not the weights' own device, which is another where the pipeline offloads them.
         ids = torch.tensor([chunk.tokens for chunk in chunks], device=self._pipe._execution_device)
+        is_xl = hasattr(self._pipe, "text_encoder_2")
         with torch.no_grad(), self._vectors_of(chunks), self._changed(changes[0]):
-            output = self.model(ids, output_hidden_states=True)
-        if hasattr(self._pipe, "text_encoder_2"):  # SDXL
-            rows = output.hidden_states[-2 - (clip_skip or 0)]
-        elif clip_skip is None:
-            rows = output[0]
-        else:
-            with torch.no_grad():
+            output = self.model(ids, output_hidden_states=is_xl or clip_skip is not None)
+            if is_xl:
+                rows = output.hidden_states[-2 - (clip_skip or 0)]
+            elif clip_skip is not None:
                 rows = self._transformer.final_layer_norm(output.hidden_states[-1 - clip_skip])
+            else:
+                rows = output[0]
         pooled = output[0] if output[0].ndim == 2 else None
         return Encoded(rows, pooled)
 

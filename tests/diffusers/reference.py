@@ -87,7 +87,8 @@ def encode_words(
             rows.append(output.hidden_states[-2 - clip_skip][0])
             pooled = output[0] if key == "clip_g" else None
         else:
-            rows.append(model.text_model.final_layer_norm(output.hidden_states[-1 - clip_skip])[0])
+            final_norm = getattr(model, "text_model", model).final_layer_norm  # by the version of transformers
+            rows.append(final_norm(output.hidden_states[-1 - clip_skip])[0])
     return torch.cat(rows, dim=-1), pooled
 
 
