@@ -6,17 +6,32 @@ nouns for things one can show, each a single token of CLIP (see ``tools/make_cla
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 
 import torch
+
+from alignit.syntax import begins_with
 
 
 @cache
 def class_nouns() -> tuple[str, ...]:
     """Return the nouns that can be suggested."""
     return tuple((files("alignit") / "data" / "class_nouns.txt").read_text(encoding="utf8").split())
+
+
+def class_word_after(text: str, known: Iterable[str | None]) -> str | None:
+    """Return the class word with which the text after a concept's token begins, as in "<new1> cat", or None.
+
+    Args:
+        text: The text.
+        known: Class words that are known for the concept, the best first; without one, a noun that can be suggested.
+    """
+    first = re.match(r"[^\W\d_]+", text)
+    words = *known, first[0] if first and first[0].lower() in class_nouns() else None
+    return next((text[: len(word)] for word in words if word and begins_with(text, word)), None)
 
 
 def noun_tokens(tokenize: Callable[[Sequence[str]], Sequence[Sequence[int]]]) -> dict[str, int]:

@@ -11,8 +11,8 @@ from alignit.class_words import remembered
 from alignit.concept import Concept, TokenEmbedding
 from alignit.diffusers.errors import AlignITError
 from alignit.projections import Change
-from alignit.suggestions import class_nouns
-from alignit.syntax import Mark, begins_with, class_word_error, join_class_words, name_key, name_pattern, split
+from alignit.suggestions import class_word_after
+from alignit.syntax import Mark, class_word_error, join_class_words, name_key, name_pattern, split
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,9 +193,7 @@ class Vocabulary:
         token = self._tokens.get(name_key(name))
         if token is None or token.change is None:
             return None
-        first = re.match(r"[^\W\d_]+", text)
-        words = self._known(token), first[0] if first and first[0].lower() in class_nouns() else None
-        return next((text[: len(word)] for word in words if word and begins_with(text, word)), None)
+        return class_word_after(text, [self._known(token)])
 
     def _checked(self, name: str, word: str) -> str:
         word = " ".join(word.split())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from typing import Any
 
 import numpy as np
@@ -311,6 +312,19 @@ def test_sdxl_prompt_longer_than_a_chunk(sdxl: Model, negative: str | None) -> N
         embeddings["negative_pooled_prompt_embeds"] = chunks[0][1]
     ours = pictures(aligned, "house " * 76 + "<xl-toy=toy> in snow", negative_prompt=negative)
     assert_same(ours, pictures(sdxl.pipe, **embeddings))
+
+
+@pytest.mark.parametrize("prompt", ["a <my-cat=cat> in snow", "a <new1=cat> in snow", "a <teddy=cat> in snow"])
+def test_half_precision(sd1: Model, prompt: str) -> None:
+    """Rows are found again where the model computes in another type than the concept's file has."""
+    pipe = copy.deepcopy(sd1.pipe).to(torch.bfloat16)
+    aligned = AlignIT(pipe, sd1.load("my-cat", "run", "teddy"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", AlignITWarning)
+        for arguments in ({}, {"concept_end": 0.5}, {"align": False}):
+            ours = pictures(aligned, prompt, **arguments)
+            wanted = pictures(AlignIT(sd1.pipe, sd1.load("my-cat", "run", "teddy")), prompt, **arguments)
+            assert np.abs(ours - wanted).mean() < 0.3 * np.abs(ours - pictures(pipe, "a cat in snow")).mean()
 
 
 # The methods' own results, against what the methods' own code does

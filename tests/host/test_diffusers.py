@@ -7,6 +7,7 @@ diffusers. With 4 steps both take the sigmas and timesteps of the training sched
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import EulerDiscreteScheduler, StableDiffusionPipeline
+from diffusers import (
+    AutoencoderKL,
+    EulerDiscreteScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
 from safetensors.torch import load_file
 from transformers import CLIPTextConfig
 
 from alignit.class_words import format_class_words
 from alignit.diffusers import AlignIT, load_concept
 from tests.formats.writers import save_adapter
-from tests.host.make_checkpoints import CLIP_L, L_TEXT, L_WIDTH
+from tests.host.make_checkpoints import CLIP_L, G_WIDTH, L_TEXT, L_WIDTH, SIZE_EMBEDDING, VOCABULARY, open_clip_arch
 from tests.host.webui import WebUI
 
 STEPS, SIZE, SEED = 4, 64, 1  # those of WebUI.txt2img
@@ -29,11 +36,8 @@ GUIDANCE = 7.0
 LDM = "model.diffusion_model."
 
 
-def make_pipeline(host: WebUI, folder: Path) -> StableDiffusionPipeline:
-    """Load the WebUI's checkpoint with diffusers' own conversion."""
-    (folder / "tokenizer").symlink_to(host.cache / CLIP_L)
-    CLIPTextConfig(**L_TEXT).save_pretrained(folder / "text_encoder")
-    scheduler = EulerDiscreteScheduler(
+def make_scheduler() -> EulerDiscreteScheduler:
+    return EulerDiscreteScheduler(
         beta_start=0.00085,
         beta_end=0.012,
         beta_schedule="scaled_linear",
@@ -41,15 +45,22 @@ def make_pipeline(host: WebUI, folder: Path) -> StableDiffusionPipeline:
         steps_offset=1,
         prediction_type="v_prediction",
     )
-    scheduler.save_pretrained(folder / "scheduler")
-    parts = {
-        "scheduler": ["diffusers", "EulerDiscreteScheduler"],
-        "text_encoder": ["transformers", "CLIPTextModel"],
-        "tokenizer": ["transformers", "CLIPTokenizer"],
-        "unet": ["diffusers", "UNet2DConditionModel"],
-        "vae": ["diffusers", "AutoencoderKL"],
-    }
-    index = {"_class_name": "StableDiffusionPipeline", "requires_safety_checker": False, **parts}
+
+
+PARTS = {
+    "scheduler": ["diffusers", "EulerDiscreteScheduler"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+}
+
+
+def make_pipeline(host: WebUI, folder: Path) -> StableDiffusionPipeline:
+    """Load the WebUI's checkpoint with diffusers' own conversion."""
+    (folder / "tokenizer").symlink_to(host.cache / CLIP_L)
+    CLIPTextConfig(**L_TEXT).save_pretrained(folder / "text_encoder")
+    index = {"_class_name": "StableDiffusionPipeline", "requires_safety_checker": False, **PARTS}
     (folder / "model_index.json").write_text(json.dumps(index))
     checkpoint = host.cache / "checkpoints" / "tiny-sd1.safetensors"
     pipe = StableDiffusionPipeline.from_single_file(
@@ -59,7 +70,61 @@ def make_pipeline(host: WebUI, folder: Path) -> StableDiffusionPipeline:
         local_files_only=True,
         safety_checker=None,
         feature_extractor=None,
-        scheduler=scheduler,
+        scheduler=make_scheduler(),
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def make_xl_pipeline(host: WebUI, folder: Path) -> StableDiffusionXLPipeline:
+    """Load the WebUI's SDXL checkpoint with diffusers' own conversion, for the sizes of this model."""
+    (folder / "tokenizer").symlink_to(host.cache / CLIP_L)
+    shutil.copytree(host.cache / CLIP_L, folder / "tokenizer_2")
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):  # SDXL's second tokenizer pads with token 0
+        settings = json.loads((folder / "tokenizer_2" / name).read_text())
+        (folder / "tokenizer_2" / name).write_text(json.dumps({**settings, "pad_token": "!"}))
+    CLIPTextConfig(**L_TEXT).save_pretrained(folder / "text_encoder")
+    arch = open_clip_arch(G_WIDTH)["text_cfg"]
+    CLIPTextConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=G_WIDTH,
+        intermediate_size=4 * G_WIDTH,
+        projection_dim=G_WIDTH,
+        num_hidden_layers=arch["layers"],
+        num_attention_heads=arch["heads"],
+        hidden_act="gelu",
+        eos_token_id=2,
+    ).save_pretrained(folder / "text_encoder_2")
+    UNet2DConditionModel(
+        block_out_channels=(32, 64, 64),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        transformer_layers_per_block=(1, 1, 2),
+        attention_head_dim=4,
+        cross_attention_dim=L_WIDTH + G_WIDTH,
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=SIZE_EMBEDDING,
+        projection_class_embeddings_input_dim=G_WIDTH + 6 * SIZE_EMBEDDING,
+    ).save_config(folder / "unet")
+    AutoencoderKL(
+        block_out_channels=(32,) * 4,
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        layers_per_block=1,
+        scaling_factor=0.13025,
+        force_upcast=False,
+    ).save_config(folder / "vae")
+    second = {"text_encoder_2": ["transformers", "CLIPTextModelWithProjection"], "tokenizer_2": PARTS["tokenizer"]}
+    (folder / "model_index.json").write_text(
+        json.dumps({"_class_name": "StableDiffusionXLPipeline", **PARTS, **second})
+    )
+    pipe = StableDiffusionXLPipeline.from_single_file(
+        str(host.cache / "checkpoints" / "tiny-sdxl.safetensors"),
+        config=str(folder),
+        local_files_only=True,
+        scheduler=make_scheduler(),
+        add_watermarker=False,
     )
     pipe.set_progress_bar_config(disable=True)
     return pipe
@@ -68,6 +133,11 @@ def make_pipeline(host: WebUI, folder: Path) -> StableDiffusionPipeline:
 @pytest.fixture(scope="module")
 def pipe(servers, tmp_path_factory) -> StableDiffusionPipeline:
     return make_pipeline(servers.get("host"), tmp_path_factory.mktemp("diffusers"))
+
+
+@pytest.fixture(scope="module")
+def pipe_xl(servers, tmp_path_factory) -> StableDiffusionXLPipeline:
+    return make_xl_pipeline(servers.get("host"), tmp_path_factory.mktemp("diffusers-xl"))
 
 
 @pytest.fixture(scope="module")
@@ -98,11 +168,28 @@ def files(servers) -> Iterator[dict[str, Path]]:
     teddy.unlink()
 
 
-def picture(pipe: Any, prompt: str, **arguments: Any) -> np.ndarray:
+@pytest.fixture(scope="module")
+def xl_files(servers, pipe_xl) -> Iterator[dict[str, Path]]:
+    host: WebUI = servers.get("host")
+    generator = torch.Generator().manual_seed(13)
+    weights = {
+        name: weight.detach() + 0.4 * weight.detach().std() * torch.randn(weight.shape, generator=generator)
+        for name, weight in pipe_xl.unet.named_parameters()
+        if "attn2.to_k" in name or "attn2.to_v" in name
+    }
+    token = [0.1 * torch.randn(width, generator=generator) for width in (L_WIDTH, G_WIDTH)]
+    run = host.data / "models" / "deltas" / "xl-run.bin"
+    run.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"unet": weights, "modifier_token": {"<new1>": token}}, run)
+    yield {"xl-toy": host.embeddings / "xl-toy.safetensors", "xl-run": run}
+    run.unlink()
+
+
+def picture(pipe: Any, prompt: str, negative: str = "", **arguments: Any) -> np.ndarray:
     # The noise of the WebUI where its setting says CPU: one picture after the other from a generator of its own.
     generator = torch.Generator().manual_seed(SEED)
     size = {"height": SIZE, "width": SIZE, "num_inference_steps": STEPS, "guidance_scale": GUIDANCE}
-    image = pipe(prompt, generator=generator, output_type="np", negative_prompt="", **size, **arguments).images[0]
+    image = pipe(prompt, generator=generator, output_type="np", negative_prompt=negative, **size, **arguments).images[0]
     return np.asarray(image) * 255
 
 
@@ -128,7 +215,7 @@ CASES = [
     ("a big plush in snow", ["plush"], {}, {}),
     ("a <plush=teddy bear> and <new1> cat and a <my-cat=dog>", ["my-cat", "run", "plush"], {}, {}),
 ]
-NETWORKS = {"run": " <delta:for-diffusers:1>", "plush": " <catversion:plush>"}
+NETWORKS = {"run": " <delta:for-diffusers:1>", "xl-run": " <delta:xl-run:1>", "plush": " <catversion:plush>"}
 
 
 @pytest.mark.parametrize("align", [True, False])
@@ -153,3 +240,34 @@ def test_the_same_picture(
     aligned = AlignIT(pipe, [load_concept(files[name]) for name in names], words)
     ours = picture(aligned, prompt, align=align, **{f"concept_{name}": value for name, value in settings.items()})
     assert_same(ours, webui[0].pixels)
+
+
+@pytest.mark.parametrize("align", [True, False])
+@pytest.mark.parametrize(
+    ("prompt", "names", "settings"),
+    [
+        ("a <xl-toy=toy> in snow", ["xl-toy"], {}),
+        ("a <new1> cat and a <xl-toy=plush toy>", ["xl-run", "xl-toy"], {"strength": 0.6}),
+    ],
+)
+def test_the_same_picture_in_sdxl(
+    host: WebUI,
+    pipe_xl: Any,
+    xl_files: dict[str, Path],
+    align: bool,
+    prompt: str,
+    names: list[str],
+    settings: dict[str, float],
+) -> None:
+    host.options(randn_source="CPU")
+    host.load("tiny-sdxl")
+    payload = {"cfg_scale": GUIDANCE, "negative_prompt": "ugly"}
+    plain = host.txt2img("a cat in snow", **payload)[0]
+    assert_same(picture(pipe_xl, "a cat in snow", "ugly"), plain.pixels)
+    networks = "".join(NETWORKS.get(name, "") for name in names)
+    webui = host.txt2img(prompt + networks, alignit=[{"enabled": align, **settings}], **payload)
+    assert "AlignIT note" not in webui.info["extra_generation_params"]
+    aligned = AlignIT(pipe_xl, [load_concept(xl_files[name]) for name in names])
+    more = {f"concept_{name}": value for name, value in settings.items()}
+    assert_same(picture(aligned, prompt, "ugly", align=align, **more), webui[0].pixels)
+    assert webui[0].difference(plain) > 1
