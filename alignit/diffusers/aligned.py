@@ -16,6 +16,7 @@ from alignit.diffusers.text import text_encoders
 from alignit.diffusers.unet import Sampling, check_projections, eager, layer_modules
 from alignit.injection import Injector
 from alignit.projections import Change, ChangedAtConcepts, ChangedEverywhere, ProjectionHooks
+from alignit.prompts import base_chunk, dummy_chunk
 from alignit.steps import StepRange
 from alignit.suggestions import noun_tokens, suggest_class_words
 
@@ -39,7 +40,7 @@ class AlignIT:
                 ``<my-cat=cat>``, comes first, and one remembered beside the concept's file last.
 
         Raises:
-            ConceptFileError: A concept does not fit the model, or has no token.
+            ConceptFileError: A concept does not fit the model.
             AlignITError: The pipeline is of no kind that AlignIT works with, or the arguments contradict each other.
         """
         self.pipe = pipe
@@ -167,6 +168,24 @@ class AlignIT:
             sampling = stack.enter_context(Sampling(self.pipe.unet, self.pipe.scheduler, injector, steps, hooks))
             yield conditioned.arguments
             self._tell_lost(injector, set(changes), sampling.called)
+
+    def explain(self, prompt: str) -> str:
+        """Return what is made of a prompt, to read: its base prompt, and each concept's rows and dummy prompt.
+
+        Rows count from a chunk's start token, which is row 0. The tokens are those of the first text encoder.
+
+        Raises:
+            AlignITError: As in a call.
+        """
+        encoder = text_encoders(self.pipe)[0]
+        lines = []
+        for target in encoder.target_chunks(self._vocabulary.parts(prompt, align=True)):
+            lines.append(f"base: {encoder.text_of(base_chunk(target), target.text_stop)}")
+            for name in target.concepts():
+                rows = ", ".join(map(str, target.concept_rows(name)))
+                dummy = dummy_chunk(target, name, encoder.filler)
+                lines.append(f"{name} at {rows}: {encoder.text_of(dummy, target.text_stop)}")
+        return "\n".join(lines)
 
     def _negative(self, prompt: str | Sequence[str] | None, count: int) -> Negative | None:
         if prompt is None:

@@ -143,6 +143,14 @@ class TextEncoder:
         pooled = output[0] if output[0].ndim == 2 else None
         return Encoded(rows, pooled)
 
+    def text_of(self, chunk: Chunk[TokenEmbedding | None], stop: int) -> str:
+        """Return a chunk's tokens up to a row as text, with a concept's name for each of its vectors."""
+        words = [self._tokenizer.decode([token]).strip() for token in chunk.tokens[:stop]]
+        for row, embedding in chunk.embeddings:
+            if embedding is not None:
+                words[row : row + embedding.length] = [embedding.name] * embedding.length
+        return " ".join(words[1:])
+
     @property
     def _transformer(self) -> Any:
         return getattr(self.model, "text_model", self.model)

@@ -365,6 +365,21 @@ def test_plain_catversion_has_its_prefixes_in_the_whole_prompt_and_not_in_the_ne
     assert_same(pictures(aligned, "a dog in snow", align=False, negative_prompt="red"), wanted)
 
 
+def test_explained(sd1: Model) -> None:
+    aligned = AlignIT(sd1.pipe, sd1.load("my-toy", "run", "teddy"), WORDS)
+    assert aligned.explain("a red my-toy, and <new1> cat and <teddy=golden retriever>").splitlines() == [
+        "base: a red toy toy toy , and cat cat and golden retriever",
+        "my-toy at 3, 4, 5: * * my-toy my-toy my-toy * * * * * * *",
+        "<new1> at 8, 9: * * * * * * * <new1> cat * * *",
+        "teddy at 11, 12: * * * * * * * * * * golden retriever",
+    ]
+    assert aligned.explain("house " * 76 + "my-toy").splitlines()[1:] == [
+        "base: house toy toy toy",
+        "my-toy at 2, 3, 4: * my-toy my-toy my-toy",
+    ]
+    assert aligned.explain("") == "base: "
+
+
 def test_strength_zero_is_the_base_prompt(sd1: Model) -> None:
     aligned = AlignIT(sd1.pipe, sd1.load("my-cat", "run", "teddy"))
     ours = pictures(aligned, "a <my-cat=cat> and <new1=dog> and <teddy=toy>", concept_strength=0)
