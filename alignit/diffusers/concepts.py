@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from alignit.class_words import remembered
+from alignit.class_words import ClassWordError, remembered
 from alignit.concept import Concept, TokenEmbedding
 from alignit.diffusers.errors import AlignITError
 from alignit.projections import Change
@@ -125,38 +125,35 @@ class Vocabulary:
         marks = list(split(prompt))
         in_prompt = {
             name_key(mark.name): mark.class_word
-            for mark in marks
+            for mark in reversed(marks)
             if isinstance(mark, Mark) and mark.class_word is not None
         }
         plain = " ".join(part for part in marks if isinstance(part, str))
-        words = {
-            name_key(token.name): word
-            for token in self._tokens.values()
-            if (word := self._word(token, in_prompt, plain)) is not None
-        }
-        names = self._bare_names | self._concepts_by_word(words, plain)
+        names = self._bare_names | self._concepts_by_word(in_prompt, plain)
         joined = join_class_words(marks, self._class_word_after) if align else marks
         parts: list[str | Mention | PlainMention] = []
         for part in joined:
             for piece in _split_at(part, names) if isinstance(part, str) else [part]:
-                parts.append(piece if isinstance(piece, str) else self._mention(piece, words, align))
+                parts.append(piece if isinstance(piece, str) else self._mention(piece, in_prompt, plain, align))
         return parts
 
     def _word(self, token: Token, in_prompt: Mapping[str, str], text: str) -> str | None:
         """Return a concept's class word in a prompt, whose text outside of angle brackets is given, or None."""
-        word = in_prompt.get(name_key(token.name), self._known(token))
+        word = in_prompt.get(name_key(token.name))
+        if word is None:
+            word = self._known(token)
         if word is not None or token.embedding is not None or not token.concept.class_word:
             return word
         # A folder's name says more than the class word does, as in "colorful teapot": what the prompt has of it counts.
         suggested = token.concept.class_word, token.concept.class_word.split()[-1]
         return next((word for word in suggested if name_pattern(word).search(text)), suggested[0])
 
-    def _concepts_by_word(self, words: Mapping[str, str], text: str) -> dict[str, Token]:
+    def _concepts_by_word(self, in_prompt: Mapping[str, str], text: str) -> dict[str, Token]:
         """Return the concepts that have no token of their own, and are their class word where that stands."""
         found: dict[str, Token] = {}
-        for key, word in words.items():
-            token = self._tokens[key]
-            if token.embedding is None and class_word_error(word) is None and name_pattern(word).search(text):
+        for token in self._tokens.values():
+            word = self._word(token, in_prompt, text) if token.embedding is None else None
+            if word is not None and class_word_error(word) is None and name_pattern(word).search(text):
                 other = found.setdefault(_spaced(word), token)
                 if other is not token:
                     raise AlignITError(
@@ -165,7 +162,9 @@ class Vocabulary:
                     )
         return found
 
-    def _mention(self, mark: Mark, words: Mapping[str, str], align: bool) -> str | Mention | PlainMention:
+    def _mention(
+        self, mark: Mark, in_prompt: Mapping[str, str], text: str, align: bool
+    ) -> str | Mention | PlainMention:
         token = self._tokens.get(name_key(mark.name))
         if token is None:
             if mark.class_word is None:
@@ -175,7 +174,7 @@ class Vocabulary:
             return PlainMention(token)
         word = mark.class_word
         if word is None:
-            word = words.get(name_key(mark.name))
+            word = self._word(token, in_prompt, text)
         if word is None:
             nearest = ", ".join(self._suggest(token))
             plain = token.name.strip("<>")
@@ -187,7 +186,10 @@ class Vocabulary:
         return Mention(token, word, mark.trailing) if align else PlainMention(token, word)
 
     def _known(self, token: Token) -> str | None:
-        return self._class_words.get(name_key(token.name)) or remembered(token.concept.path)
+        try:
+            return self._class_words.get(name_key(token.name)) or remembered(token.concept.path)
+        except ClassWordError as error:
+            raise AlignITError(str(error)) from None
 
     def _class_word_after(self, name: str, text: str) -> str | None:
         token = self._tokens.get(name_key(name))

@@ -88,6 +88,12 @@ def test_class_words(sd1: Model, tmp_path: Path) -> None:
     remember(file, "dog")
     remembered = AlignIT(sd1.pipe, load_concept(file))
     assert np.array_equal(pictures(remembered, "a <my-cat> in snow"), wanted)
+    file.with_suffix(".json").write_text("no JSON")
+    with pytest.raises(AlignITError, match=r"kept.json is not valid JSON: mend or delete it"):
+        pictures(remembered, "a <my-cat> in snow")
+    assert np.array_equal(pictures(remembered, "a <my-cat=dog> in snow"), wanted)
+    first = remembered.explain("a <my-cat=dog> and a <my-cat=cat> and a <my-cat>")
+    assert first.startswith("base: a dog and a cat and a dog")
 
 
 def test_two_concepts_of_one_token(sd1: Model) -> None:
