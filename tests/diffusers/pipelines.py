@@ -89,14 +89,16 @@ def fill(module: torch.nn.Module, gains: dict[str, float]) -> None:
         parameter.data = value * gain if parameter.ndim >= 2 else value
 
 
-def make_text_encoder(tokenizer: CLIPTokenizer, width: int, with_projection: bool) -> Any:
+def make_text_encoder(
+    tokenizer: CLIPTokenizer, width: int, with_projection: bool = False, layers: int = 4, heads: int = 4
+) -> Any:
     config = CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=width,
         intermediate_size=2 * width,
         projection_dim=width,
-        num_hidden_layers=4,
-        num_attention_heads=4,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
         max_position_embeddings=77,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
@@ -146,15 +148,15 @@ def make_scheduler() -> DDIMScheduler:
     )
 
 
-def make_sd1(folder: Path) -> StableDiffusionPipeline:
-    """A pipeline whose pictures are 16x16."""
+def make_sd1(folder: Path, width: int = WIDTH, **text: int) -> StableDiffusionPipeline:
+    """A pipeline whose pictures are 16x16, with a text encoder of any width."""
     torch.manual_seed(1)
     tokenizer = make_tokenizer(folder / "tokenizer")
     pipe = StableDiffusionPipeline(
         vae=make_vae(),
-        text_encoder=make_text_encoder(tokenizer, WIDTH, with_projection=False),
+        text_encoder=make_text_encoder(tokenizer, width, **text),
         tokenizer=tokenizer,
-        unet=make_unet(WIDTH, attention_head_dim=4),
+        unet=make_unet(width, attention_head_dim=4),
         scheduler=make_scheduler(),
         safety_checker=None,
         feature_extractor=None,
@@ -179,7 +181,7 @@ def make_sdxl(folder: Path) -> StableDiffusionXLPipeline:
     )
     pipe = StableDiffusionXLPipeline(
         vae=make_vae(),
-        text_encoder=make_text_encoder(tokenizers[0], WIDTH, with_projection=False),
+        text_encoder=make_text_encoder(tokenizers[0], WIDTH),
         text_encoder_2=make_text_encoder(tokenizers[1], SECOND_WIDTH, with_projection=True),
         tokenizer=tokenizers[0],
         tokenizer_2=tokenizers[1],

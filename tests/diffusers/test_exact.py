@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from diffusers import EulerDiscreteScheduler, HeunDiscreteScheduler, StableDiffu
 
 from alignit.diffusers import AlignIT, AlignITWarning, load_concept
 from tests.diffusers.conftest import Model
-from tests.diffusers.pipelines import WIDTH
+from tests.diffusers.pipelines import WIDTH, make_sd1
 from tests.diffusers.reference import SIZE, Injection, encode_words, pictures, reference
 
 WORDS = {"my-toy": "toy"}
@@ -69,6 +70,25 @@ CUSTOM = {
         [2, 3, 4],
     ),
 }
+
+
+def test_real_files(shared: Path, tmp_path: Path) -> None:
+    """A textual inversion in a picture and a CatVersion adapter, in a text encoder of the size that they are for."""
+    pipe = make_sd1(tmp_path, 768, layers=12, heads=12)
+    embedding = load_concept(shared / "textual_inversion" / "rick.png")
+    adapter = shared / "catversion" / "teddybear" / "pytorch_adapter.bin"
+    aligned = AlignIT(pipe, [embedding, load_concept(adapter)], {"teddybear": "toy"})
+    # As the authors' code lays it out: keys and values of layers 9, 10 and 11.
+    numbers = next(iter(torch.load(adapter, map_location="cpu").values())).view(6, 1, 768)
+    prefixes = {9 + i: (numbers[2 * i], numbers[2 * i + 1]) for i in range(3)}
+    token = embedding.tokens[0]
+    injections = [
+        Injection(f"* {token.name} * * *", list(range(2, 10))),
+        Injection("* " * 11 + "toy", [12], prefixes=prefixes),
+    ]
+    wanted = reference(pipe, f"a {'dog ' * 8}with a toy", injections, {token.name: dict(token.vectors)})
+    assert_same(pictures(aligned, f"a <{token.name}=dog> with a toy"), wanted)
+    assert differs(wanted, pictures(pipe, f"a {'dog ' * 8}with a toy"))
 
 
 @pytest.mark.parametrize("strength", [1.0, 0.4, 1.5])
@@ -331,8 +351,6 @@ def test_half_precision(sd1: Model, prompt: str) -> None:
 
 
 def test_plain_textual_inversion_is_that_of_diffusers(sd1: Model, tmp_path) -> None:
-    from tests.diffusers.pipelines import make_sd1  # noqa: PLC0415
-
     native = make_sd1(tmp_path)
     native.load_textual_inversion({"<my-cat>": sd1.vectors["<my-cat>"]["clip_l"]}, token="<my-cat>")
     wanted = pictures(native, "a <my-cat> in snow", negative_prompt="red")
