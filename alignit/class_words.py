@@ -7,16 +7,13 @@ the user's own metadata, under the key ``class word``.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 
+from alignit.sidecar import SidecarError, read_sidecar, sidecar_path, update_sidecar
 from alignit.syntax import class_word_error, name_key
 
 SIDECAR_KEY = "class word"
-_SIDECAR_LIMIT = 2**20
 
 
 class ClassWordError(ValueError):
@@ -72,12 +69,15 @@ def remembered(concept_file: str | os.PathLike[str]) -> str | None:
         ClassWordError: The file beside it cannot be read, or holds something that is no class word.
     """
     path = sidecar_path(concept_file)
-    word = _read(path).get(SIDECAR_KEY)
+    try:
+        word = read_sidecar(concept_file).get(SIDECAR_KEY)
+    except SidecarError as error:
+        raise ClassWordError(f"{error}") from None
     if word is None:
         return None
-    error = class_word_error(word) if isinstance(word, str) else "is not text"
-    if error:
-        raise ClassWordError(f"The class word in {path.name} {error}: remember another, or edit the file")
+    problem = class_word_error(word) if isinstance(word, str) else "is not text"
+    if problem:
+        raise ClassWordError(f"The class word in {path.name} {problem}: remember another, or edit the file")
     return str(word).strip()
 
 
@@ -87,36 +87,19 @@ def remember(concept_file: str | os.PathLike[str], word: str) -> None:
     Raises:
         ClassWordError: The word cannot be used, or the file beside it is damaged or cannot be written.
     """
+    check_class_word(word)
+    try:
+        update_sidecar(concept_file, {SIDECAR_KEY: word.strip()})
+    except SidecarError as error:
+        raise ClassWordError(f"{error}") from None
+
+
+def check_class_word(word: str) -> None:
+    """Refuse what cannot be a class word.
+
+    Raises:
+        ClassWordError: It cannot be used.
+    """
     error = class_word_error(word)
     if error:
         raise ClassWordError(f"The class word '{word}' {error}: write ordinary words, such as cat")
-    path = sidecar_path(concept_file)
-    metadata = {**_read(path), SIDECAR_KEY: word.strip()}
-    try:
-        # Through a second file: an interrupted write must not cost the user the notes that are in the first.
-        written = path.with_name(f"{path.name}.tmp")
-        written.write_text(json.dumps(metadata, indent=4, ensure_ascii=False), encoding="utf8")
-        written.replace(path)
-    except OSError as error_writing:
-        raise ClassWordError(f"{path.name} cannot be written ({error_writing.strerror}): check its folder") from None
-
-
-def sidecar_path(concept_file: str | os.PathLike[str]) -> Path:
-    """Return the path of the ``.json`` file beside a concept's file."""
-    return Path(concept_file).with_suffix(".json")
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        if path.stat().st_size > _SIDECAR_LIMIT:
-            raise ClassWordError(f"{path.name} is larger than 1 MiB, which no metadata file is: check it")
-        metadata = json.loads(path.read_text(encoding="utf-8-sig"))  # some editors put a mark at the beginning
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        raise ClassWordError(f"{path.name} cannot be read ({error.strerror}): check the file") from None
-    except (ValueError, RecursionError):
-        raise ClassWordError(f"{path.name} is not valid JSON: mend or delete it") from None
-    if not isinstance(metadata, dict):
-        raise ClassWordError(f"{path.name} holds no metadata, which is an object in JSON: mend or delete it")
-    return metadata

@@ -76,7 +76,7 @@ def read_catversion(contents: Contents) -> Concept:
         name,
         Family.CATVERSION,
         prefixes=EncoderPrefixes(prefixes),
-        class_word=re.sub(r"[_\W]+", " ", name).strip() or None,
+        class_word=suggested_class_word(name),
     )
 
 
@@ -149,3 +149,8 @@ def adapter_name(path: Path) -> str:
         if folder.name and not _PLACES.fullmatch(folder.name):
             return folder.name
     return path.stem
+
+
+def suggested_class_word(name: str) -> str | None:
+    """Return what the name of an adapter says in ordinary words: its authors name the folders for the concepts."""
+    return re.sub(r"[_\W]+", " ", name).strip() or None

@@ -34,6 +34,7 @@ from alignit.formats.textual_inversion import (
     FIRST,
     MAX_VECTORS,
     SECOND,
+    check_token_name,
     is_textual_inversion,
     read_textual_inversion,
     read_tokens,
@@ -85,6 +86,39 @@ def read_custom_diffusion(contents: Contents, names: Sequence[str], token_files:
         weights=weights,
         notes=notes,
     )
+
+
+def read_token_names(contents: Contents) -> tuple[str, ...]:
+    """Return the names of the tokens of a file that `is_custom_diffusion`, without reading its weights.
+
+    Raises:
+        ConceptFileError: The tokens are of the wrong form, or a file beside it cannot be used.
+    """
+    named = tuple(dict.fromkeys(path[0] for path in contents.select("modifier_token") if path))
+    for name in named:
+        check_token_name(contents.source, name)
+    if named:
+        return named
+    embed = _embed(contents)
+    if embed is not None:
+        return _numbered(_count(contents, embed, _text_width(contents)))
+    beside = tuple(token.name for token in _tokens_beside(contents, ()))
+    # Where custom-diffusion-webui's token is an embedding elsewhere, the name says which.
+    return beside or ((contents.stem,) if _entries(contents) is not None else ())
+
+
+def _text_width(contents: Contents) -> int:
+    """Return the width of the text that the weights are for, 0 where there is no whole one."""
+    for path, tensor in contents.tensors.items():
+        located = _locate(path)
+        if located and _FACTORS.get(located[1]) != "left" and tensor.shape:
+            return tensor.shape[-1]
+    return 0
+
+
+def is_token_file(name: str) -> bool:
+    """Say whether a file's name is one that diffusers gives to the token beside its weights: ``<new1>.bin``."""
+    return _TOKEN_FILE.fullmatch(name) is not None
 
 
 def _locate(path: TensorPath) -> tuple[str, str] | None:
@@ -182,20 +216,35 @@ def _own_tokens(contents: Contents, weights: KeyValueWeights) -> tuple[TokenEmbe
         if any(SECOND in vectors and FIRST not in vectors for vectors in named.values()):
             raise source.error("has the second half of an SDXL token only", SAVE_AGAIN)
         return read_tokens(source, named)
-    embed = contents.tensors.get(("state_dict", "embed")) or contents.tensors.get(("embed",))
+    embed = _embed(contents)
     if embed is None:
         return ()
-    # In SD1 and SD2, which alone are trained so, text is as wide as token embeddings are.
     width = next(iter(weights.matrices.values())).shape[1]
-    if len(embed.shape) not in (1, 2) or embed.shape[-1] % width or 0 in embed.shape:
-        raise source.error(f"has token embeddings of shape {embed.shape}, for text of width {width}", DOWNLOAD_AGAIN)
-    if math.prod(embed.shape) > MAX_VECTORS * width:
-        raise source.error(f"has more than {MAX_VECTORS} tokens, which do not fit into a prompt", "Use fewer")
+    names = _numbered(_count(contents, embed, width))
     rows = read_floats(source, embed, "the token embeddings").float().reshape(-1, width)
     return tuple(
-        TokenEmbedding(f"<new{number}>", {FIRST: row.reshape(1, width).clone()})
-        for number, row in enumerate(rows, start=1)
+        TokenEmbedding(name, {FIRST: row.reshape(1, width).clone()}) for name, row in zip(names, rows, strict=True)
     )
+
+
+def _embed(contents: Contents) -> StoredTensor | None:
+    return contents.tensors.get(("state_dict", "embed")) or contents.tensors.get(("embed",))
+
+
+def _count(contents: Contents, embed: StoredTensor, width: int) -> int:
+    """Return how many tokens of this width are in a tensor of one or two dimensions."""
+    # In SD1 and SD2, which alone are trained so, text is as wide as token embeddings are.
+    source = contents.source
+    if len(embed.shape) not in (1, 2) or width == 0 or embed.shape[-1] % width or 0 in embed.shape:
+        raise source.error(f"has token embeddings of shape {embed.shape}, for text of width {width}", DOWNLOAD_AGAIN)
+    count = math.prod(embed.shape) // width
+    if count > MAX_VECTORS:
+        raise source.error(f"has more than {MAX_VECTORS} tokens, which do not fit into a prompt", "Use fewer")
+    return count
+
+
+def _numbered(count: int) -> tuple[str, ...]:
+    return tuple(f"<new{number}>" for number in range(1, count + 1))
 
 
 def _tokens_beside(contents: Contents, token_files: Sequence[Path]) -> tuple[TokenEmbedding, ...]:
@@ -223,7 +272,7 @@ def _usual_token_files(contents: Contents) -> list[Path]:
     except OSError:
         return []
     # Where a token is there as .bin and as .safetensors, the two hold the same.
-    found = {Path(name).stem: own.with_name(name) for name in names if _TOKEN_FILE.fullmatch(name)}
+    found = {Path(name).stem: own.with_name(name) for name in names if is_token_file(name)}
     return list(found.values())
 
 

@@ -110,9 +110,18 @@ def read_tokens(source: Source, tokens: Mapping[str, Mapping[str, StoredTensor]]
     return tuple(_read_token(source, name, vectors) for name, vectors in tokens.items())
 
 
-def _read_token(source: Source, name: str, vectors: Mapping[str, StoredTensor]) -> TokenEmbedding:
+def check_token_name(source: Source, name: str) -> None:
+    """Refuse a token's name that is none.
+
+    Raises:
+        ConceptFileError: It cannot be typed.
+    """
     if not name.strip() or len(name) > _MAX_NAME or not name.isprintable():
         raise source.error(f"names a token {ascii(name)[:40]}, which cannot be typed", "Save it under another name")
+
+
+def _read_token(source: Source, name: str, vectors: Mapping[str, StoredTensor]) -> TokenEmbedding:
+    check_token_name(source, name)
     read = {encoder: _read_vectors(source, name, tensor) for encoder, tensor in vectors.items()}
     return _check_halves(source, TokenEmbedding(name, read))
 
