@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from modules import extra_networks, script_callbacks
+from modules import extra_networks, script_callbacks, ui_extra_networks
 
 from alignit.webui.networks import NETWORKS, Network
+from alignit.webui.pages import AdaptersPage, DeltasPage
 from alignit.webui.script import on_cfg_denoiser
 from alignit.webui.settings import add_settings
 
@@ -13,7 +14,7 @@ def register() -> None:
     """Register the callbacks. The host clears all of them before it loads scripts again."""
     script_callbacks.on_ui_settings(add_settings)
     script_callbacks.on_cfg_denoiser(on_cfg_denoiser)
-    # The host empties its registry of networks after it has loaded scripts.
+    # The host empties its registries of networks and of their tabs after it has loaded scripts.
     script_callbacks.on_before_ui(_register_networks)
     # Once more, after all others have registered theirs: a fork of custom-diffusion-webui has a network of the same
     # name, and with both at work its weights would be in the picture twice.
@@ -23,3 +24,5 @@ def register() -> None:
 def _register_networks() -> None:
     for name in NETWORKS:
         extra_networks.register_extra_network(Network(name))
+    for page in (DeltasPage(), AdaptersPage()):
+        ui_extra_networks.register_page(page)

@@ -146,7 +146,7 @@ class Concepts:
             return None
         first = re.match(r"[^\W\d_]+", text)
         noun = first[0] if first and first[0].lower() in class_nouns() else None
-        words = self._panel.get(name), self._remembered(delta[1].filename), noun
+        words = self._panel.get(name), self._remembered(*self._files(delta[1])), noun
         return next((text[: len(word)] for word in words if word and begins_with(text, word)), None)
 
     def _without_embedding(self, mark: Mark) -> Concept | None:
@@ -177,7 +177,7 @@ class Concepts:
                 f"'{word}' alone stands for it in the picture."
             )
             return Concept(embedding.name, word, None)
-        concept = Concept(embedding.name, word, embedding, change, filename=embedding.filename)
+        concept = Concept(embedding.name, word, embedding, change, filename=self._files(embedding)[0])
         self.found[embedding.name] = Found(concept, source)
         return concept
 
@@ -192,7 +192,7 @@ class Concepts:
         return concept
 
     def _word_of_adapter(self, adapter: Adapter) -> tuple[str | None, str]:
-        word, source = self._given(adapter.name, adapter.filename, self._in_prompt.get(name_key(adapter.name)))
+        word, source = self._given(adapter.name, self._in_prompt.get(name_key(adapter.name)), adapter.filename)
         if word is not None or not adapter.class_words:
             return word, source
         # A folder's name says more than the class word does, as in "colorful teapot": what the prompt has of it counts.
@@ -204,7 +204,7 @@ class Concepts:
         return self._word_of_adapter(adapter)[0]
 
     def _class_word(self, embedding: Any, in_prompt: str | None) -> tuple[str | None, str]:
-        word, source = self._given(embedding.name, embedding.filename, in_prompt)
+        word, source = self._given(embedding.name, in_prompt, *self._files(embedding))
         if word is not None:
             return word, source
         nearest = nearest_class_words(shared.sd_model, embedding)
@@ -217,19 +217,24 @@ class Concepts:
         )
         return None, ""
 
-    def _given(self, name: str, filename: str | None, in_prompt: str | None) -> tuple[str | None, str]:
+    def _files(self, embedding: Any) -> list[str | None]:
+        """Return the files beside which a class word for an embedding may be remembered, the first of all first."""
+        delta = self._delta_of(embedding.name)
+        return [*([delta[0].filename] if delta else []), embedding.filename]
+
+    def _given(self, name: str, in_prompt: str | None, *filenames: str | None) -> tuple[str | None, str]:
         """Return the class word that the user gave a concept, and where; None where there is none."""
         if in_prompt is not None:
             return in_prompt, "prompt"
         in_panel = self._panel.get(name)
         if in_panel is not None:
             return in_panel, "panel"
-        kept = self._remembered(filename)
+        kept = self._remembered(*filenames)
         return kept, "remembered" if kept is not None else ""
 
-    def _remembered(self, filename: str | None) -> str | None:
+    def _remembered(self, *filenames: str | None) -> str | None:
         try:
-            return remembered(filename) if filename else None
+            return next((word for filename in filenames if filename and (word := remembered(filename))), None)
         except ClassWordError as error:
             self._say(f"{error}.")
             return None

@@ -17,22 +17,26 @@ from modules import devices
 
 from alignit.concept import Concept as ConceptFile
 from alignit.concept import ConceptFileError, TokenEmbedding
-from alignit.formats.custom_diffusion import NO_TOKEN
+from alignit.formats import Outline
+from alignit.formats.custom_diffusion import NO_TOKEN, is_token_file
 from alignit.projections import Change
 from alignit.syntax import name_key
-from alignit.webui.embeddings import find_embedding
+from alignit.webui.embeddings import find_embedding, is_installed
 from alignit.webui.library import Library, load_fitting
 from alignit.webui.settings import deltas_folder
 
 NETWORK = "delta"
-_SUFFIXES = (".delta.safetensors", ".safetensors", ".ckpt", ".pt", ".bin")
+_DELTA = ".delta.safetensors"
+_SUFFIXES = (_DELTA, ".safetensors", ".ckpt", ".pt", ".bin")
 
 
 def _names(path: Path) -> tuple[str, ...]:
     file = path.name
     suffix = next((suffix for suffix in _SUFFIXES if file.lower().endswith(suffix)), None)
-    if suffix is None:
+    if suffix is None or is_token_file(file):
         return ()
+    if suffix not in (_DELTA, ".ckpt") and path.with_name(file[: -len(suffix)] + _DELTA).is_file():
+        return ()  # the token of that one
     # custom-diffusion-webui's own names of NAME.delta.safetensors end in ".delta".
     return tuple(dict.fromkeys((file[: -len(suffix)], path.stem, file)))
 
@@ -67,11 +71,13 @@ class Delta:
         name: Its name in ``<delta:NAME>``.
         embeddings: Its tokens; the host's embedding of the same name where its file has none.
         change: Its weights, at the strength of the prompt.
+        filename: Its file.
     """
 
     name: str
     embeddings: tuple[Any, ...]
     change: Change
+    filename: str
 
 
 def find_token(deltas: Sequence[Delta], name: str) -> tuple[Delta, Any] | None:
@@ -109,7 +115,12 @@ def load_delta(name: str, arguments: Sequence[str], say: Callable[[str], None]) 
     for note in concept.notes:
         if note != NO_TOKEN or not embeddings:
             say(f"'{path.name}': {note}.")
-    return Delta(name, embeddings, Change(concept.weights, strength))
+    return Delta(name, embeddings, Change(concept.weights, strength), str(path))
+
+
+def tokens_of(name: str, outline: Outline) -> tuple[str, ...]:
+    """Return the names of a delta's tokens, as far as they are known without reading it."""
+    return outline.tokens or ((name,) if is_installed(name) else ())
 
 
 def _embeddings(concept: ConceptFile) -> tuple[Embedding, ...]:

@@ -39,6 +39,12 @@ def find_embedding_name(name: str) -> str | None:
     return None if embedding is None else str(embedding.name)
 
 
+def is_installed(name: str) -> bool:
+    """Say whether an embedding of this name is installed, for whatever model."""
+    database = sd_hijack.model_hijack.embedding_db
+    return any(_by_name(found, name) for found in (database.word_embeddings, database.skipped_embeddings))
+
+
 def is_for_another_model(name: str) -> bool:
     """Say whether an embedding of this name is installed, but does not fit the loaded model."""
     # Two files of one name, each for a kind of model, are common: one of them is loaded then, the other passed over.

@@ -14,7 +14,7 @@ import torch
 from modules import devices, shared
 
 from alignit.concept import Concept, ConceptFileError, ModelShapes
-from alignit.formats import load_concept
+from alignit.formats import Outline, load_concept, read_outline
 from alignit.layer_names import layer_of
 from alignit.webui.encoders import clip_layers, text_encoders, token_tables
 from alignit.webui.settings import cache_bytes
@@ -52,12 +52,40 @@ class Library:
         # By the best name first: my-cat.delta.safetensors is also "my-cat.delta", the name of my-cat.delta.ckpt.
         return max(reversed(found), key=lambda path: self.names(path)[0].lower() == name.lower())
 
+    def named(self) -> dict[str, Path]:
+        """Return the files by their best names: each is what `find` gives for that name."""
+        found = {self.names(path)[0].lower(): path for path in self.files()}
+        return {self.names(path)[0]: path for path in found.values()}
+
 
 def _natural(name: str) -> list[Any]:
     """Return a key that sorts step-500 before step-1000."""
     digits = "".join(character if character.isdigit() else " " for character in name).split()
     letters = "".join(character for character in name.lower() if not character.isdigit())
     return [letters, list(map(int, digits)), name]
+
+
+def outline(path: Path) -> Outline:
+    """Return what a file says without its weights, read once while the file and its folder are unchanged.
+
+    A tab's cards need this of every file, whatever its size. It is a few milliseconds for a file, of which most are
+    spent on its list of tensors. The folder counts because a token can lie in a file of its own.
+
+    Raises:
+        ConceptFileError: The file cannot be used.
+    """
+    try:
+        status, folder = path.stat(), path.parent.stat()
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    key = status.st_mtime_ns, status.st_size, folder.st_mtime_ns
+    known = _outlines.get(path)
+    if known is None or known[0] != key:
+        known = _outlines[path] = key, read_outline(path)
+    return known[1]
+
+
+_outlines: dict[Path, tuple[tuple[int, int, int], Outline]] = {}
 
 
 def load_fitting(path: Path, say: Callable[[str], None]) -> Concept:
@@ -104,10 +132,14 @@ def _cached(path: Path) -> Concept:
     try:
         status = path.stat()
     except OSError as error:
-        raise ConceptFileError(path, f"cannot be read ({error.strerror})", "Check the file") from None
+        raise _unreadable(path, error) from None
     key = str(path), status.st_mtime_ns, status.st_size
     concept = _cache.pop(key, None) or load_concept(path)
     _cache[key] = concept
     while len(_cache) > 1 and sum(kept.nbytes for kept in _cache.values()) > cache_bytes():
         _cache.popitem(last=False)
     return concept
+
+
+def _unreadable(path: Path, error: OSError) -> ConceptFileError:
+    return ConceptFileError(path, f"cannot be read ({error.strerror})", "Check the file")

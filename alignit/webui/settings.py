@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from modules import paths, shared
@@ -34,24 +35,30 @@ def add_settings() -> None:
         (_DELTAS_FOLDER, "Folder with Custom Diffusion files", "models/deltas"),
         (_CATVERSION_FOLDER, "Folder with CatVersion adapters", "models/catversion"),
     ):
-        shared.opts.add_option(option, shared.OptionInfo("", text, section=SECTION).info(f"empty: {default}"))
+        shared.opts.add_option(
+            option,
+            shared.OptionInfo("", text, component_args=shared.hide_dirs, section=SECTION).info(f"empty: {default}"),
+        )
+        # The tabs show pictures from there: with --hide-ui-dir-config, who uses the page may not choose the folder.
+        shared.opts.restricted_opts.add(option)
 
 
 def deltas_folder() -> Path:
     """Return the folder with Custom Diffusion files."""
     # custom-diffusion-webui defines the flag, where it is installed.
     flag = getattr(shared.cmd_opts, "deltas_dir", None)
-    return _folder(_DELTAS_FOLDER) or Path(flag or Path(paths.models_path) / "deltas")
+    return _folder(_DELTAS_FOLDER, flag or Path(paths.models_path) / "deltas")
 
 
 def catversion_folder() -> Path:
     """Return the folder with CatVersion adapters."""
-    return _folder(_CATVERSION_FOLDER) or Path(paths.models_path) / "catversion"
+    return _folder(_CATVERSION_FOLDER, Path(paths.models_path) / "catversion")
 
 
-def _folder(option: str) -> Path | None:
+def _folder(option: str, default: str | Path) -> Path:
     text = str(getattr(shared.opts, option, "")).strip()
-    return Path(text).expanduser() if text else None
+    # The host's tabs compare paths as text.
+    return Path(os.path.abspath(os.path.expanduser(text or default)))
 
 
 def use_suggestions() -> bool:

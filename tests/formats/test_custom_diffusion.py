@@ -9,8 +9,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from alignit import formats
 from alignit.concept import Concept, ConceptFileError, Dense, Factors, Family
-from alignit.formats import load_concept
+from alignit.formats import Outline, contents, read_outline
+from alignit.formats.source import Source
 from tests.formats.writers import (
     LAYER_COUNT,
     OUT,
@@ -29,6 +31,17 @@ from tests.formats.writers import (
 LDM = weights()
 EMBED = random(2, WIDTH, seed=100)
 ONE = random(WIDTH, seed=101)
+
+
+def load_concept(path: Path, **given: Any) -> Concept:
+    """Load a file, which its outline has to agree with."""
+    concept = formats.load_concept(path, **given)
+    if not given:
+        outline = read_outline(path)
+        assert outline.family is concept.family
+        names = tuple(token.name for token in concept.tokens)
+        assert outline.tokens == (names or ((concept.name,) if ".delta." in path.name else ()))
+    return concept
 
 
 def expect_weights(concept: Concept, full: bool, wanted: dict[str, torch.Tensor], atol: float = 0.0) -> None:
@@ -291,3 +304,29 @@ def test_what_is_kept_owns_its_memory(tmp_path: Path) -> None:
     assert concept.nbytes == (LAYER_COUNT * OUT * WIDTH + 2 * WIDTH) * 4
     (tmp_path / "delta.ckpt").write_bytes(b"")
     expect_weights(concept, True, LDM)
+
+
+def test_an_outline_is_read_without_the_weights(tmp_path: Path) -> None:
+    """Enough of a large file for its outline is a small part of it."""
+    read = []
+
+    class Counting(Source):
+        def read(self, begin: int, length: int) -> bytearray:
+            read.append(length)
+            return super().read(begin, length)
+
+    path = tmp_path / "delta.ckpt"
+    state = {name: value.repeat(100, 10) for name, value in ldm_delta(None)["state_dict"].items()}
+    torch.save({"state_dict": {**state, "embed": random(2, 10 * WIDTH)}}, path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(contents, "Source", Counting)
+        outline = read_outline(path)
+    assert outline == Outline(Family.CUSTOM_DIFFUSION, ("<new1>", "<new2>"), {})
+    assert 0 < sum(read) < path.stat().st_size / 100
+
+
+@pytest.mark.parametrize("name", ["", " ", "a\nb", "a" * 201])
+def test_an_outline_names_no_token_that_cannot_be_typed(tmp_path: Path, name: str) -> None:
+    torch.save(authors_diffusers(SD1, {name: ONE}), tmp_path / "delta.bin")
+    with pytest.raises(ConceptFileError, match="cannot be typed"):
+        read_outline(tmp_path / "delta.bin")

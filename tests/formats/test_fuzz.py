@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from alignit.concept import Concept, ConceptFileError
-from alignit.formats import load_concept
+from alignit.formats import load_concept, read_outline
 from tests.formats.test_hostile import number, safetensors, tensor, text, torch_zip
 from tests.formats.writers import (
     adapter,
@@ -83,7 +83,14 @@ def load(path: Path) -> Concept | ConceptFileError:
     """Load a file, soon."""
     start = time.process_time()
     try:
-        return load_concept(path)
+        outline = read_outline(path)
+    except ConceptFileError:
+        outline = None  # what cannot be outlined must not load either
+    try:
+        concept = load_concept(path)
+        assert outline is not None
+        assert outline.family is concept.family
+        return concept
     except ConceptFileError as error:
         return error
     finally:
