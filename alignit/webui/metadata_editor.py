@@ -46,19 +46,20 @@ class MetadataEditor(ui_extra_networks_user_metadata.UserMetadataEditor):  # typ
         self.edit_notes = gr.TextArea(label="Notes", lines=4)
         for element in (self.edit_class_word, *own):
             element.do_not_save_to_config = True
+        self.html_problem = gr.HTML()  # the host's own line for messages is below the buttons, and can be out of sight
         self.create_default_buttons()
         edited = [self.edit_description, self.edit_notes, self.edit_class_word, *own]
         self.button_edit.click(
             fn=self.put_values_into_components,
             inputs=[self.edit_name_input],
-            outputs=[self.edit_name, self.html_filedata, self.html_preview, self.html_status, *edited],
+            outputs=[self.edit_name, self.html_filedata, self.html_preview, self.html_problem, *edited],
         ).then(fn=lambda: gr.update(visible=True), inputs=[], outputs=[self.box])
         page, tab = json.dumps(self.page.name), json.dumps(self.tabname)
-        self.button_save.click(fn=self.save, inputs=[self.edit_name_input, *edited], outputs=[self.html_status]).then(
+        self.button_save.click(fn=self.save, inputs=[self.edit_name_input, *edited], outputs=[self.html_problem]).then(
             fn=None,
             _js="function(name, problem) {"
             f"if (!problem) {{ closePopup(); extraNetworksRefreshSingleCard({page}, {tab}, name); }} }}",
-            inputs=[self.edit_name_input, self.html_status],
+            inputs=[self.edit_name_input, self.html_problem],
             outputs=[],
         )
 
@@ -84,13 +85,14 @@ class MetadataEditor(ui_extra_networks_user_metadata.UserMetadataEditor):  # typ
         except SidecarError as error:
             problem = _paragraph(error)
         item["user_metadata"] = metadata
+        start = os.path.splitext(item["filename"])[0]
         name_html, _, table, preview, _ = super().put_values_into_components(name)
         return [
             name_html,
             table,
             preview,
             problem,
-            _text(metadata.get("description")) or self.page.find_description(os.path.splitext(item["filename"])[0]),
+            _text(metadata.get("description")) or self.page.find_description(start) or "",
             _text(metadata.get("notes")),
             _text(metadata.get(SIDECAR_KEY)),
             *self.own_values(item, metadata),

@@ -211,6 +211,8 @@ def test_after_reload_ui_the_panel_is_there_once_and_works(page_host: WebUI, tab
     for name in ("txt2img", "img2img"):
         expect(Tab(tab.page, name).panel).to_have_count(1)
     expect(tab.page.locator(".input-accordion > .label-wrap", has_text="AlignIT")).to_have_count(2)
+    for title in ("Custom Diffusion", "CatVersion"):
+        expect(tab.page.locator("#txt2img_extra_tabs > .tab-nav button", has_text=title)).to_have_count(1)
     tab.set(width=64, height=64, steps=4, seed=1)
     tab.prompt.fill(PROMPT)
     tab.open_panel()
