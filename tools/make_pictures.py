@@ -84,6 +84,7 @@ def take_tab(webui: WebUI, browser: Browser) -> None:
     tab = open_page(webui, browser, 840)
     page = tab.page
     page.locator("#txt2img_extra_tabs > .tab-nav button", has_text="Custom Diffusion").click()
+    page.locator(".tab-nav #txt2img_custom_diffusion_extra_refresh").click()
     cards = page.locator("#txt2img_custom_diffusion_cards .card")
     expect(cards).to_have_count(len(CARDS))
     for card in cards.locator("img.preview").all():

@@ -339,6 +339,21 @@ def test_adapters_of_another_kind_are_told(page_host: WebUI, folders: Folders) -
     assert "'bear.bin' is for CatVersion, not Custom Diffusion." in html.unescape(card(page_host, "bear"))
 
 
+def test_the_card_of_two_files_of_a_name_is_of_the_one_that_the_prompt_finds(
+    page_host: WebUI, folders: Folders
+) -> None:
+    (folders.deltas / "later").mkdir()
+    shutil.copy(folders.deltas / "two.ckpt", folders.deltas / "later" / "My-Run.bin")
+    shutil.move(folders.deltas / "damaged.ckpt", folders.deltas / "later" / "two.ckpt")
+    assert "later/My-Run.bin" in card(page_host, "My-Run")
+    assert "'two.ckpt' is a web page" in html.unescape(card(page_host, "two"))
+    prompt = "a <new2> cat in snow <delta:my-run:1>"
+    made = page_host.txt2img(prompt, alignit=[True])
+    assert made.info["extra_generation_params"]["AlignIT class words"] == "<new2>=cat"
+    refused = page_host.txt2img("a <new2> cat in snow <delta:two:1>", alignit=[True])
+    assert "'two.ckpt' is a web page" in refused.info["extra_generation_params"]["AlignIT note"]
+
+
 def test_folder_of_the_settings(page_host: WebUI, folders: Folders, tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "cats"
     folder.mkdir(parents=True)
