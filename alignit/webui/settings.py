@@ -35,12 +35,9 @@ def add_settings() -> None:
         (_DELTAS_FOLDER, "Folder with Custom Diffusion files", "models/deltas"),
         (_CATVERSION_FOLDER, "Folder with CatVersion adapters", "models/catversion"),
     ):
-        shared.opts.add_option(
-            option,
-            shared.OptionInfo("", text, component_args=shared.hide_dirs, section=SECTION).info(f"empty: {default}"),
-        )
         # The tabs show pictures from there: with --hide-ui-dir-config, who uses the page may not choose the folder.
-        shared.opts.restricted_opts.add(option)
+        info = shared.OptionInfo("", text, component_args=shared.hide_dirs, section=SECTION)
+        shared.opts.add_option(option, info.info(f"empty: {default}"))
 
 
 def deltas_folder() -> Path:

@@ -295,16 +295,16 @@ def thumb(host: WebUI, name: str) -> requests.Response:
 
 def test_a_class_word_of_the_card_is_the_concepts_with_its_token_elsewhere(page_host: WebUI, folders: Folders) -> None:
     (folders.deltas / "my-cat.pt").unlink()  # the token is the embedding of that name
-    (folders.deltas / "my-cat.delta.json").write_text('{"class word": "dog"}')
-    assert inserted(page_host, "my-cat").endswith('"> <my-cat> dog"')
-    made = page_host.txt2img("a <my-cat> dog in snow <delta:my-cat:1>", alignit=[True])
-    assert made.info["extra_generation_params"]["AlignIT class words"] == "my-cat=dog"
+    (folders.deltas / "my-cat.delta.json").write_text('{"class word": "sleepy dog"}')
+    assert inserted(page_host, "my-cat").endswith('"> <my-cat> sleepy dog"')
+    made = page_host.txt2img("a <my-cat> sleepy dog in snow <delta:my-cat:1>", alignit=[True])
+    assert made.info["extra_generation_params"]["AlignIT class words"] == "my-cat=sleepy dog"
     (folders.deltas / "my-cat.delta.json").unlink()
     embedding = page_host.embeddings / "my-cat.json"
-    embedding.write_text('{"class word": "cat"}')
-    made = page_host.txt2img("a <my-cat> cat in snow <delta:my-cat:1>", alignit=[True])
+    embedding.write_text('{"class word": "sleepy cat"}')
+    made = page_host.txt2img("a <my-cat> sleepy cat in snow <delta:my-cat:1>", alignit=[True])
     embedding.unlink()
-    assert made.info["extra_generation_params"]["AlignIT class words"] == "my-cat=cat"
+    assert made.info["extra_generation_params"]["AlignIT class words"] == "my-cat=sleepy cat"
 
 
 SIDECARS = {
