@@ -10,54 +10,38 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import re
-import subprocess
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timezone
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from measuring import (
+    HERE,
+    SIZE,
+    Arm,
+    Payload,
+    facts,
+    forget_peak,
+    generate,
+    load,
+    median_interval,
+    memory_field,
+    picture,
+    table,
+    verdict,
+)
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent))
-from tests.host.webui import WebUI, webui_directory, webui_python  # noqa: E402
-
-Payload = dict[str, Any]
-Arm = Callable[[int], Payload]
-"""Makes the payload of the n-th picture."""
+from tests.host.webui import WebUI, webui_directory
 
 WANTED_RATIO = 1.01
-SIZE = {"width": 256, "height": 256, "steps": 20}
 TINY = {"width": 64, "height": 64}
 ONE_STEP = {**TINY, "steps": 1}
 WARM_UP = 2
 KEPT_AFTER = 10
-_number = count(1)
 
 
 # What is compared
-
-
-def picture(prompt: str, *alignit: Any, **more: Any) -> Arm:
-    """Make an arm of a prompt; alignit: the arguments after "enabled", none for off.
-
-    The prompt's # becomes the picture's number, in four tokens. The host keeps the conditioning of the last prompt that
-    it encoded. Without a new prompt each time, all but the first picture without AlignIT would find theirs there; ours
-    never does, as AlignIT keeps nothing.
-    """
-
-    def payload(n: int) -> Payload:
-        arguments = {"alignit": [True, *alignit]} if alignit else {}
-        return {**SIZE, "prompt": prompt.replace("#", f"{n:04d}"), "seed": n, **arguments, **more}
-
-    return payload
 
 
 BASE = picture("a cat playing with a ball #")
@@ -165,20 +149,6 @@ COUNTED = [
 # Measuring
 
 
-def generate(webui: WebUI, arm: Arm, **more: Any) -> tuple[float, float]:
-    """Make a picture; return the seconds that the request took and those that the server's process used the CPU."""
-    clock = (~webui.process.pid << 3) | 2  # type: ignore[union-attr]  # Linux: the CPU clock of another process
-    cpu = time.clock_gettime(clock)
-    seconds = webui.txt2img(**arm(next(_number)) | more).seconds
-    return seconds, time.clock_gettime(clock) - cpu
-
-
-def load(webui: WebUI, model: str) -> None:
-    """Make a checkpoint the current one, where it is not."""
-    if webui.options()["sd_model_checkpoint"].split(".")[0] != model:
-        webui.load(model)
-
-
 def take_times(webui: WebUI, comparison: Comparison, pairs: int) -> Payload:
     """Alternate A B B A A B B A ...; return seconds and CPU seconds, [pairs, 2] each."""
     load(webui, comparison.model)
@@ -192,13 +162,6 @@ def take_times(webui: WebUI, comparison: Comparison, pairs: int) -> Payload:
     return {"seconds": times[..., 0].round(5).tolist(), "cpu_seconds": times[..., 1].round(5).tolist()}
 
 
-def median_interval(values: np.ndarray) -> tuple[float, float, float]:
-    """Return the median and its 95 % bootstrap confidence interval."""
-    draws = np.random.default_rng(0).choice(values, (10000, len(values)))
-    low, high = np.percentile(np.median(draws, axis=1), [2.5, 97.5])
-    return float(np.median(values)), float(low), float(high)
-
-
 def count_passes(webui: WebUI, case: Counted) -> Payload:
     """Count text-encoder passes and UNet calls of one picture of A and one of B."""
     load(webui, case.model)
@@ -210,18 +173,12 @@ def count_passes(webui: WebUI, case: Counted) -> Payload:
     return result
 
 
-def memory_field(webui: WebUI, name: str) -> float:
-    """Return a field of the server's /proc/PID/status, in MiB."""
-    status = Path(f"/proc/{webui.process.pid}/status").read_text()  # type: ignore[union-attr]
-    return int(re.search(rf"^{name}:\s+(\d+) kB", status, re.M)[1]) / 1024  # type: ignore[index]
-
-
 def take_peaks(webui: WebUI, pairs: int) -> list[list[float]]:
     """Alternate as above; return the peaks of the resident memory during a generation, [pairs, 2] in MiB."""
     peaks = np.empty((pairs, 2))
     for pair in range(pairs):
         for which in (0, 1) if pair % 2 == 0 else (1, 0):
-            Path(f"/proc/{webui.process.pid}/clear_refs").write_text("5")  # type: ignore[union-attr]  # peak = now
+            forget_peak(webui)
             generate(webui, (BASE, ALIGNIT)[which])
             peaks[pair, which] = memory_field(webui, "VmHWM")
     return peaks.round(3).tolist()  # type: ignore[no-any-return]
@@ -252,29 +209,6 @@ def take_kept(webui: WebUI) -> Payload:
 # The report
 
 
-def facts(webui: WebUI, pairs: int) -> dict[str, Any]:
-    """What a reader has to know about where this was measured."""
-    code = "import torch, platform; print(torch.__version__, platform.python_version())"
-    command = [str(webui_python(webui.directory)), "-c", code]
-    torch, python = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
-    processor = re.search(r"^model name\s*: (.*)", Path("/proc/cpuinfo").read_text(), re.M)
-    return {
-        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
-        "host": f"AUTOMATIC1111 WebUI {webui.version}",
-        "torch": torch,
-        "python": python,
-        "machine": f"{os.cpu_count()} CPUs ({processor[1] if processor else platform.machine()}), no GPU",
-        "load at the start": f"{os.getloadavg()[0]:.2f}",
-        "pairs": pairs,
-    }
-
-
-def table(head: list[str], rows: list[list[Any]]) -> str:
-    """Write a Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
-
-
 def times_row(name: str, times: Payload) -> list[str]:
     """Write a comparison's row of the table of times."""
     seconds, cpu = np.array(times["seconds"]), np.array(times["cpu_seconds"])
@@ -286,11 +220,6 @@ def times_row(name: str, times: Payload) -> list[str]:
     fastest = np.sort(cpu, axis=0)[: max(1, len(cpu) // 4)].mean(axis=0)
     row.append(f"{fastest[1] / fastest[0]:.4f}")
     return [*row, "{:+.1f} ({:+.1f} to {:+.1f})".format(*extra)]
-
-
-def verdict(measured: bool) -> str:
-    """Say in a table whether a wanted figure was reached."""
-    return "yes" if measured else "**no**"
 
 
 def small_print(times: dict[str, Payload]) -> str:

@@ -86,16 +86,21 @@ def webui_python(directory: Path) -> Path:
 
 def checkpoints_for(directory: Path) -> Path:
     """The folder with checkpoints, embeddings and CLIP's tokenizer, made on first use and when its maker changes."""
-    key = hashlib.sha256(GENERATOR.read_bytes()).hexdigest()[:16]
+    return made_once(directory, GENERATOR)
+
+
+def made_once(directory: Path, maker: Path, *arguments: Path) -> Path:
+    """The folder that a script makes, run by the WebUI's own Python: MAKER WEBUI_DIR ARGUMENTS... FOLDER."""
+    key = hashlib.sha256(maker.read_bytes()).hexdigest()[:16]
     root = Path(os.environ.get("ALIGNIT_TEST_CACHE") or Path(tempfile.gettempdir()) / f"alignit-tests-{os.getuid()}")
     folder = root / key
     if not folder.exists():
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=root) as building:
-            command = [str(webui_python(directory)), str(GENERATOR), str(directory), building]
+            command = [str(word) for word in (webui_python(directory), maker, directory, *arguments, building)]
             made = subprocess.run(command, check=False, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
             if made.returncode:
-                raise RuntimeError(f"make_checkpoints.py failed:\n{made.stdout}")
+                raise RuntimeError(f"{maker.name} failed:\n{made.stdout}")
             done = Path(building) / "done"
             done.mkdir()
             for item in list(Path(building).iterdir()):
