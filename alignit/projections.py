@@ -7,7 +7,7 @@ sgm and diffusers give these modules the same names, and every attention optimis
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,24 +126,45 @@ class ProjectionHooks:
 
 
 class ChangedEverywhere(ProjectionHooks):
-    """Custom Diffusion itself: the changed weights for every token. Several changes add up."""
+    """Custom Diffusion itself: the changed weights for every token. Several changes add up.
+
+    A sampler gives the same rows at most steps: what a layer makes of them is computed once, and kept till they change.
+    """
 
     def __init__(self, changes: Sequence[Change]) -> None:
         super().__init__()
         self._changes = changes
+        self._inputs = _Content()
+        self._results: dict[str, torch.Tensor] = {}
+
+    def release(self) -> None:
+        """Remove the hooks, and forget what was computed with this UNet's weights."""
+        super().release()
+        self._forget()
+
+    def _forget(self) -> None:
+        self._inputs = _Content()
+        self._results.clear()
 
     def _hook(self, name: str, attention: Any) -> None:
         self._hook_projections(name, attention, self._changed)
 
     def _changed(self, layer: str, _index: int) -> Callable[..., torch.Tensor]:
         def hook(_module: torch.nn.Module, args: tuple[torch.Tensor, ...], outputs: torch.Tensor) -> torch.Tensor:
-            first, *others = self._changes
-            result = first.apply(layer, args[0], outputs)
-            for change in others:
-                result = result + (change.apply(layer, args[0], outputs) - outputs)
-            return result
+            if self._inputs.is_new(args[0], layer):
+                self._results.clear()
+            if layer not in self._results:
+                self._results[layer] = self._result(layer, args[0], outputs)
+            return self._results[layer].clone()  # an attention may scale its keys in place
 
         return hook
+
+    def _result(self, layer: str, inputs: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
+        first, *others = self._changes
+        result = first.apply(layer, inputs, outputs)
+        for change in others:
+            result = result + (change.apply(layer, inputs, outputs) - outputs)
+        return result
 
 
 class ChangedAtConcepts(ProjectionHooks):
@@ -172,58 +193,103 @@ class ChangedAtConcepts(ProjectionHooks):
         self._changes = changes
         self._strength = strength
         self._prepare = prepare
-        self._context: torch.Tensor | None = None
-        self._located: dict[tuple[int, int], tuple[Injected, int]] = {}
-        self._values: dict[tuple[str, int, int], torch.Tensor] = {}
+        self._forget()
 
     def release(self) -> None:
         """Remove the hooks, and forget what was computed with this UNet's weights."""
         super().release()
-        self._context = None
-        self._located = {}
-        self._values.clear()
+        self._forget()
+
+    def _forget(self) -> None:
+        self._context = _Content()
+        self._located: dict[tuple[int, int], tuple[Injected, int]] = {}
+        self._values: dict[tuple[str, int, int], torch.Tensor] = {}
+        # The values at all places of the context, by layer.
+        self._payloads: dict[str, torch.Tensor] = {}
 
     def _hook(self, name: str, attention: Any) -> None:
         self._handles.append(attention.register_forward_pre_hook(self._find_rows, with_kwargs=True))
         self._hook_projections(name, attention, lambda layer, index: self._changed(layer, attention, index))
 
-    def _find_rows(self, _attention: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _find_rows(self, attention: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         name = context_name(kwargs)
         context = kwargs[name] if name else args[1] if len(args) > 1 else None
         if isinstance(context, tuple):
             context = context[0]  # in diffusers with an IP-Adapter, whose pictures come after the text
-        # A UNet hands one context to all of its layers; some extensions slice it on the way.
-        if context is not self._context:
-            self._context = context
-            found = locate(context, self._injected) if isinstance(context, torch.Tensor) else {}
+        if not isinstance(context, torch.Tensor):
+            self._context = _Content()
+            self._located = {}
+        elif self._context.is_new(context, attention):
+            self._payloads.clear()
             self._located = {
                 place: (injected, row)
-                for place, (injected, row) in found.items()
+                for place, (injected, row) in locate(context, self._injected).items()
                 if injected.rows[row] in self._changes
             }
 
     def _changed(self, layer: str, attention: Any, index: int) -> Callable[..., torch.Tensor | None]:
-        def hook(module: torch.nn.Module, _args: Any, outputs: torch.Tensor) -> torch.Tensor | None:
+        def hook(module: torch.nn.Module, args: tuple[torch.Tensor, ...], outputs: torch.Tensor) -> torch.Tensor | None:
             if not self._located:
                 return None
-            values = [
-                self._value(layer, attention, module, index, injected, row) for injected, row in self._located.values()
-            ]
-            batches, tokens = zip(*self._located, strict=True)
+            if layer not in self._payloads:
+                self._compute(layer, attention, module, index, args[0], outputs)
+                values = [self._values[layer, id(injected), row] for injected, row in self._located.values()]
+                self._payloads[layer] = torch.stack(values)
             result = outputs.clone()
-            result[list(batches), list(tokens)] = torch.stack(values).to(outputs)
+            result[_places(self._located)] = self._payloads[layer].to(outputs)
             return result
 
         return hook
 
-    def _value(self, layer: str, attention: Any, module: Any, index: int, injected: Injected, row: int) -> torch.Tensor:
-        key = layer, id(injected), row
-        if key not in self._values:
-            change = self._changes[injected.rows[row]]
-            rows = torch.stack([injected.conditioning[row], injected.base[row]]).to(self._context)
-            inputs = self._prepare(attention, rows)[index]
-            # Not by calling the module, which would come back here; LoRA's changes are in its forward.
-            outputs = module.forward(inputs)
-            value = change.apply(layer, inputs[0], outputs[0])
-            self._values[key] = value if self._strength == 1 else torch.lerp(outputs[1], value, self._strength)
-        return self._values[key]
+    def _compute(
+        self, layer: str, attention: Any, module: Any, index: int, inputs: torch.Tensor, outputs: torch.Tensor
+    ) -> None:
+        """Compute the values of rows that this layer meets for the first time, all of a change at once."""
+        met: dict[Change, dict[tuple[int, int], tuple[int, int]]] = {}
+        base: dict[tuple[int, int], torch.Tensor] = {}
+        for place, (injected, row) in self._located.items():
+            key = id(injected), row
+            if (layer, *key) not in self._values:
+                met.setdefault(self._changes[injected.rows[row]], {})[key] = place
+                base[key] = injected.base[row]
+        for change, places in met.items():
+            at = _places(places.values())
+            values = change.apply(layer, inputs[at], outputs[at])
+            if self._strength != 1:
+                rows = torch.stack([base[key] for key in places]).to(inputs)
+                # Not by calling the module, which would come back here; LoRA's changes are in its forward.
+                values = torch.lerp(module.forward(self._prepare(attention, rows)[index]), values, self._strength)
+            self._values.update({(layer, *key): value for key, value in zip(places, values, strict=True)})
+
+
+class _Content:
+    """Knows whether the rows that modules are given are still the same, and compares once for a call of the UNet."""
+
+    def __init__(self) -> None:
+        self._rows: torch.Tensor | None = None
+        self._given_to: set[object] = set()
+        self._content: torch.Tensor | None = None
+
+    def is_new(self, rows: torch.Tensor, module: object) -> bool:
+        """Say whether rows differ from those of the last time, for whichever module that was."""
+        # A UNet hands one context to all of its layers; some extensions slice it on the way. Where a module comes
+        # again, it is another call, and something may have written to the rows.
+        if rows is self._rows and module not in self._given_to:
+            self._given_to.add(module)
+            return False
+        self._rows, self._given_to = rows, {module}
+        known = self._content
+        if (
+            known is not None
+            and (known.shape, known.dtype, known.device) == (rows.shape, rows.dtype, rows.device)
+            and torch.equal(known, rows)
+        ):
+            return False
+        self._content = rows.detach().clone()
+        return True
+
+
+def _places(places: Iterable[tuple[int, int]]) -> tuple[list[int], list[int]]:
+    """Return places in a batch as an index of its first two dimensions."""
+    batches, tokens = zip(*places, strict=True)
+    return list(batches), list(tokens)

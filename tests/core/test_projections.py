@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -141,6 +142,103 @@ def test_custom_diffusion_itself_equals_changed_weights_and_changes_no_weight() 
     torch.testing.assert_close(ours, changed(x, t, context=context), rtol=1e-4, atol=1e-4)
     assert all(torch.equal(weight, before[name]) for name, weight in UNET.named_parameters())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in UNET.modules())
+
+
+@pytest.fixture
+def applied(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often a change was computed, by layer."""
+    counts: Counter[str] = Counter()
+    apply = Change.apply
+
+    def counted(self: Change, layer: str, *args: torch.Tensor) -> torch.Tensor:
+        counts[layer] += 1
+        return apply(self, layer, *args)
+
+    monkeypatch.setattr(Change, "apply", counted)
+    return counts
+
+
+@pytest.mark.parametrize("strength", [1.0, 0.4])
+def test_what_is_injected_is_computed_once_for_all_calls_batches_and_images(applied, strength: float) -> None:
+    injected, dummy = prompt(1, {4: "a", 5: "a"})
+    uncond = torch.randn(12, reference.WIDTH, generator=torch.Generator().manual_seed(9))
+    weights = customised()
+    batches = [
+        [injected.conditioning, uncond],
+        [injected.conditioning, injected.conditioning, uncond, uncond],  # a batch of two images
+        [injected.conditioning, uncond],
+        [uncond, injected.conditioning],  # another order
+    ]
+    with torch.no_grad(), ChangedAtConcepts([injected], {"a": Change(deltas(weights))}, strength) as hooks:
+        hooks.watch(UNET)
+        for batch in batches:
+            x, t = inputs(len(batch))
+            for _step in range(3):
+                ours = UNET(x, t, context=torch.stack(batch))
+    assert sorted(applied.values()) == [1] * 6
+    wanted = reference.generate_by_index(UNET, x[1:], t[1:], injected.base, [(dummy, [4, 5])], strength, weights)
+    torch.testing.assert_close(ours[1:], wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_for_other_weights_it_is_computed_again(applied) -> None:
+    injected, _ = prompt(1, {4: "a"})
+    x, t = inputs()
+    other = reference.UNet()
+    with torch.no_grad(), ChangedAtConcepts([injected], {"a": Change(deltas(customised()))}) as hooks:
+        for unet in (UNET, other, UNET):
+            hooks.watch(unet)
+            unet(x, t, context=injected.conditioning[None])
+    assert sorted(applied.values()) == [3] * 6
+
+
+def test_rows_that_come_later_are_computed_when_they_come(applied) -> None:
+    """Prompt editing: the two prompts alternate."""
+    one, one_dummy = prompt(1, {4: "a"})
+    two, two_dummy = prompt(2, {2: "a"})
+    weights = customised()
+    x, t = inputs()
+    with torch.no_grad(), ChangedAtConcepts([one, two], {"a": Change(full(weights))}) as hooks:
+        hooks.watch(UNET)
+        for injected, dummy, row in [(one, one_dummy, 4), (two, two_dummy, 2)] * 3:
+            ours = UNET(x, t, context=injected.conditioning[None])
+            wanted = reference.generate_by_index(UNET, x, t, injected.base, [(dummy, [row])], 1.0, weights)
+            torch.testing.assert_close(ours, wanted, rtol=1e-4, atol=1e-4)
+    assert sorted(applied.values()) == [2] * 6
+
+
+def test_custom_diffusion_itself_is_computed_once_while_its_input_stays(applied) -> None:
+    weights = customised()
+    changed = copy.deepcopy(UNET)
+    for name, weight in changed.named_parameters():
+        if layer_of(name):
+            weight.data = weights[PREFIX + name]
+    first, second = torch.randn(2, 1, 12, reference.WIDTH, generator=torch.Generator().manual_seed(9))
+    x, t = inputs()
+    with torch.no_grad(), ChangedEverywhere([Change(full(weights))]) as hooks:
+        hooks.watch(UNET)
+        for count, context in enumerate([first, second, first], start=1):
+            for given in (context, context.clone(), context):
+                torch.testing.assert_close(
+                    UNET(x, t, context=given), changed(x, t, context=context), rtol=1e-4, atol=1e-4
+                )
+            assert sorted(applied.values()) == [count] * 6
+        first += 1  # by an extension, in the tensor that the last call was given
+        torch.testing.assert_close(UNET(x, t, context=first), changed(x, t, context=first), rtol=1e-4, atol=1e-4)
+
+
+def test_custom_diffusion_itself_does_not_mind_slices_nor_an_attention_that_scales_its_keys_in_place() -> None:
+    weights = customised()
+    change = Change(full(weights))
+    name, attention = next((name, module) for name, module in UNET.named_modules() if name.endswith(".attn2"))
+    wanted = weights[f"{PREFIX}{name}.to_k.weight"].T
+    context = torch.randn(1, 12, reference.WIDTH, generator=torch.Generator().manual_seed(9))
+    with torch.no_grad(), ChangedEverywhere([change]) as hooks:
+        hooks.watch(UNET)
+        for _step in range(2):
+            for part in (context[:, :6], context[:, 6:], context):
+                keys = attention.to_k(part)
+                torch.testing.assert_close(keys, part @ wanted)
+                keys *= 0
 
 
 def test_hooks_follow_a_changed_model_and_never_stay() -> None:
