@@ -7,7 +7,7 @@ sgm and diffusers give these modules the same names, and every attention optimis
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -203,6 +203,7 @@ class ChangedAtConcepts(ProjectionHooks):
     def _forget(self) -> None:
         self._context = _Content()
         self._located: dict[tuple[int, int], tuple[Injected, int]] = {}
+        self._at: tuple[torch.Tensor, ...] = ()
         self._values: dict[tuple[str, int, int], torch.Tensor] = {}
         # The values at all places of the context, by layer.
         self._payloads: dict[str, torch.Tensor] = {}
@@ -226,6 +227,7 @@ class ChangedAtConcepts(ProjectionHooks):
                 for place, (injected, row) in locate(context, self._injected).items()
                 if injected.rows[row] in self._changes
             }
+            self._at = _index(self._located, context)
 
     def _changed(self, layer: str, attention: Any, index: int) -> Callable[..., torch.Tensor | None]:
         def hook(module: torch.nn.Module, args: tuple[torch.Tensor, ...], outputs: torch.Tensor) -> torch.Tensor | None:
@@ -236,7 +238,7 @@ class ChangedAtConcepts(ProjectionHooks):
                 values = [self._values[layer, id(injected), row] for injected, row in self._located.values()]
                 self._payloads[layer] = torch.stack(values)
             result = outputs.clone()
-            result[_places(self._located)] = self._payloads[layer].to(outputs)
+            result[self._at] = self._payloads[layer].to(outputs)
             return result
 
         return hook
@@ -253,7 +255,7 @@ class ChangedAtConcepts(ProjectionHooks):
                 met.setdefault(self._changes[injected.rows[row]], {})[key] = place
                 base[key] = injected.base[row]
         for change, places in met.items():
-            at = _places(places.values())
+            at = _index(places.values(), inputs)
             values = change.apply(layer, inputs[at], outputs[at])
             if self._strength != 1:
                 rows = torch.stack([base[key] for key in places]).to(inputs)
@@ -289,7 +291,6 @@ class _Content:
         return True
 
 
-def _places(places: Iterable[tuple[int, int]]) -> tuple[list[int], list[int]]:
-    """Return places in a batch as an index of its first two dimensions."""
-    batches, tokens = zip(*places, strict=True)
-    return list(batches), list(tokens)
+def _index(places: Collection[tuple[int, int]], batch: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Return places as an index of a batch's first two dimensions, on its device."""
+    return torch.tensor(list(places), device=batch.device).reshape(-1, 2).unbind(1)

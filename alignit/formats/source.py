@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from alignit.concept import ConceptFileError
+from alignit.concept import ConceptFileError, all_finite
 
 DOWNLOAD_AGAIN = "Download or copy it again"
 SAVE_AGAIN = "Open it where it was trained and save its tensors as .safetensors"
@@ -180,6 +180,6 @@ def read_floats(source: Source, tensor: StoredTensor, what: str) -> torch.Tensor
     value = tensor.read()
     if value.dtype is torch.float64:
         value = value.float()
-    if not bool(value.isfinite().all()):
+    if not all_finite(value):
         raise source.error(f"has NaN or infinite numbers in {what}: its training failed", "Use an earlier save of it")
     return value
