@@ -89,6 +89,7 @@ def take_tab(webui: WebUI, browser: Browser) -> None:
     expect(cards).to_have_count(len(CARDS))
     for card in cards.locator("img.preview").all():
         expect(card).to_have_js_property("complete", True)
+    page.wait_for_function("'extra_networks_add_text_separator' in opts")
     tab.prompt.fill("a photo on the beach of a")
     cards.first.locator(".name").click()
     page.mouse.move(0, 0)

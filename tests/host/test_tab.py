@@ -94,6 +94,8 @@ class Cards:
         # The host moves a pane's controls up beside the tabs, and the pane gets a second copy when its cards arrive.
         self.controls = self.page.locator(f".tab-nav #{self.name}_controls")
         self.search = self.controls.locator(f"#{self.name}_extra_search")
+        # What a click writes depends on settings that the page fetches for itself.
+        self.page.wait_for_function("'extra_networks_add_text_separator' in opts")
         self.button.click()
         self.refresh()
 
