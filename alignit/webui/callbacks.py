@@ -16,6 +16,7 @@ def register() -> None:
     script_callbacks.on_cfg_denoiser(on_cfg_denoiser)
     # The host empties its registries of networks and of their tabs after it has loaded scripts.
     script_callbacks.on_before_ui(_register_networks)
+    script_callbacks.on_before_ui(_register_pages)
     # Once more, after all others have registered theirs: a fork of custom-diffusion-webui has a network of the same
     # name, and with both at work its weights would be in the picture twice.
     script_callbacks.on_app_started(lambda _demo, _app: _register_networks())
@@ -24,5 +25,8 @@ def register() -> None:
 def _register_networks() -> None:
     for name in NETWORKS:
         extra_networks.register_extra_network(Network(name))
+
+
+def _register_pages() -> None:
     for page in (DeltasPage(), AdaptersPage()):
         ui_extra_networks.register_page(page)
