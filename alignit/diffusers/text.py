@@ -237,12 +237,9 @@ class _Open:
 
 
 def _in_order(parts: Mapping[Any, Encoded], keys: Sequence[Any]) -> Encoded:
-    """Join parts of a batch, by the key of each of its items."""
-    items = {key: iter(range(len(part.rows))) for key, part in parts.items()}
-    places = [(parts[key], next(items[key])) for key in keys]
-    pooled = [part.pooled[place] for part, place in places if part.pooled is not None]
-    rows = torch.stack([part.rows[place] for part, place in places])
-    return Encoded(rows, torch.stack(pooled) if pooled else None)
+    """Join parts of a batch, by the key of each of its items. None has pooled vectors: SDXL's encoders never change."""
+    items = {key: iter(part.rows) for key, part in parts.items()}
+    return Encoded(torch.stack([next(items[key]) for key in keys]), None)
 
 
 def text_encoders(pipe: Any) -> list[TextEncoder]:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from diffusers import EulerDiscreteScheduler, HeunDiscreteScheduler, StableDiffusionImg2ImgPipeline
 
-from alignit.diffusers import AlignIT, AlignITWarning, load_concept
+from alignit.diffusers import AlignIT, AlignITError, AlignITWarning, load_concept
 from tests.diffusers.conftest import Model
 from tests.diffusers.pipelines import WIDTH, make_sd1
 from tests.diffusers.reference import SIZE, Injection, encode_words, pictures, reference
@@ -222,8 +222,62 @@ def test_image_to_image_takes_the_range_of_the_steps_really_taken(sd1: Model) ->
     assert differs(wanted, pictures(pipe, "a cat in snow", **call))
 
 
+def overwritten_by_hooks(model: Model, pipe: Any, **arguments: Any) -> np.ndarray:
+    """The picture of "a <new1=cat> in snow", by a hook on each projection; they stay: the pipeline is a copy."""
+    row = encode_words(pipe, "* <new1>", model.vectors)[0][2]
+    for name, weight in model.weights.items():
+
+        def overwrite(_module: Any, _args: Any, output: torch.Tensor, new: torch.Tensor = weight @ row) -> torch.Tensor:
+            output = output.clone()
+            output[1, 2] = new
+            return output
+
+        pipe.unet.get_submodule(name).register_forward_hook(overwrite)
+    return pictures(pipe, "a cat in snow", **arguments)
+
+
+class WithLora(torch.nn.Module):
+    """A projection with a LoRA on it, in the shape that PEFT gives it."""
+
+    def __init__(self, base: torch.nn.Linear) -> None:
+        super().__init__()
+        self.base_layer = base
+        self.lora = torch.nn.Linear(base.in_features, base.out_features, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.base_layer(x) + self.lora(x)
+
+
+def test_beside_a_lora(sd1: Model) -> None:
+    """It is a part of the base model; whole weights replace what it does to the concept's keys and values."""
+    pipe = copy.copy(sd1.pipe)
+    pipe.unet = copy.deepcopy(sd1.pipe.unet)
+    torch.manual_seed(0)
+    for name in sd1.weights:
+        attention, _, projection = name.rpartition(".")
+        setattr(pipe.unet.get_submodule(attention), projection, WithLora(pipe.unet.get_submodule(name)))
+    ours = {strength: pictures(AlignIT(pipe, sd1.load("run")), "a <new1=cat> in snow", concept_strength=strength)
+            for strength in (0, 1)}  # fmt: skip
+    assert_same(ours[0], pictures(pipe, "a cat in snow"))
+    assert differs(ours[0], pictures(sd1.pipe, "a cat in snow"))
+    assert_same(ours[1], overwritten_by_hooks(sd1, pipe))
+    assert differs(ours[0], ours[1])
+
+
+def test_compiled_unet(sd1: Model) -> None:
+    pipe = copy.copy(sd1.pipe)
+    pipe.unet = torch.compile(copy.deepcopy(sd1.pipe.unet), backend="eager")
+    pictures(pipe, "a cat in snow")
+    compiled, usual = (AlignIT(each, sd1.load("my-cat", "run")) for each in (pipe, sd1.pipe))
+    for arguments in ({}, {"concept_end": 0.5}):
+        prompt = "a <my-cat=cat> in snow"
+        assert_same(pictures(compiled, prompt, **arguments), pictures(usual, prompt, **arguments))
+    with pytest.raises(AlignITError, match="not compiled"):
+        pictures(compiled, "a <new1=cat> in snow")
+
+
 def test_beside_an_ip_adapter(sd1: Model) -> None:
-    """Its pictures are a second part of the layers' context. The reference is one hook on each projection, by index."""
+    """Its pictures are a second part of the layers' context."""
     generator = torch.Generator().manual_seed(4)
     pipe = copy.copy(sd1.pipe)
     pipe.unet = copy.deepcopy(sd1.pipe.unet)
@@ -242,17 +296,8 @@ def test_beside_an_ip_adapter(sd1: Model) -> None:
     pipe.unet._load_ip_adapter_weights([{"image_proj": image_proj, "ip_adapter": ip_adapter}], low_cpu_mem_usage=False)
     image = torch.randn(2, 1, 8, generator=generator)
     ours = pictures(AlignIT(pipe, sd1.load("run")), "a <new1=cat> in snow", ip_adapter_image_embeds=[image])
-    row = encode_words(pipe, "* <new1>", sd1.vectors)[0][2]
     without = pictures(pipe, "a cat in snow", ip_adapter_image_embeds=[image])
-    for name, weight in sd1.weights.items():
-
-        def overwrite(_module: Any, _args: Any, output: torch.Tensor, new: torch.Tensor = weight @ row) -> torch.Tensor:
-            output = output.clone()
-            output[1, 2] = new
-            return output
-
-        pipe.unet.get_submodule(name).register_forward_hook(overwrite)
-    wanted = pictures(pipe, "a cat in snow", ip_adapter_image_embeds=[image])
+    wanted = overwritten_by_hooks(sd1, pipe, ip_adapter_image_embeds=[image])
     assert_same(ours, wanted)
     assert differs(wanted, without)
     assert differs(without, pictures(pipe, "a cat in snow", ip_adapter_image_embeds=[-image]))
@@ -290,15 +335,18 @@ def test_prompt_longer_than_a_chunk(sd1: Model, name: str, negative: str | None)
     assert_same(pictures(aligned, target, negative_prompt=negative), wanted)
 
 
+@pytest.mark.parametrize("clip_skip", [0, 1])
 @pytest.mark.parametrize("negative", ["a <my-cat=cat>, red", "my-toy"])
-def test_concepts_in_a_negative_prompt_are_plain(sd1: Model, negative: str) -> None:
+def test_concepts_in_a_negative_prompt_are_plain(sd1: Model, negative: str, clip_skip: int) -> None:
+    """The pipeline skips layers for the positive prompt alone."""
     aligned = AlignIT(sd1.pipe, sd1.load("my-cat", "my-toy"))
     words = {"a <my-cat=cat>, red": "a <my-cat> , red"}.get(negative, negative)
-    rows = encode_words(sd1.pipe, "a cat in snow", {})[0]
-    rows[2] = encode_words(sd1.pipe, "* <my-cat> * *", sd1.vectors)[0][2]
+    rows = encode_words(sd1.pipe, "a cat in snow", {}, clip_skip=clip_skip)[0]
+    rows[2] = encode_words(sd1.pipe, "* <my-cat> * *", sd1.vectors, clip_skip=clip_skip)[0][2]
     negative_rows = encode_words(sd1.pipe, words, sd1.vectors)[0]
     wanted = pictures(sd1.pipe, prompt_embeds=rows[None], negative_prompt_embeds=negative_rows[None])
-    assert_same(pictures(aligned, "a <my-cat=cat> in snow", negative_prompt=negative), wanted)
+    ours = pictures(aligned, "a <my-cat=cat> in snow", negative_prompt=negative, clip_skip=clip_skip or None)
+    assert_same(ours, wanted)
 
 
 XL = {
@@ -375,8 +423,10 @@ def test_plain_catversion_has_its_prefixes_in_the_whole_prompt_and_not_in_the_ne
     aligned = AlignIT(sd1.pipe, sd1.load("teddy"))
     rows = encode_words(sd1.pipe, "a dog in snow", {}, sd1.prefixes)[0]
     other = encode_words(sd1.pipe, "a dog in snow", {})[0]
-    wanted = pictures(sd1.pipe, prompt_embeds=torch.stack([rows, other]), negative_prompt=["a dog", "red"])
-    prompts, negatives = ["a <teddy=dog> in snow", "a dog in snow"], ["a <teddy=dog>", "red"]
+    third = encode_words(sd1.pipe, "a red house", {})[0]
+    negatives = ["a dog", "red", ""]
+    wanted = pictures(sd1.pipe, prompt_embeds=torch.stack([rows, other, third]), negative_prompt=negatives)
+    prompts, negatives = ["a <teddy=dog> in snow", "a dog in snow", "a red house"], ["a <teddy=dog>", "red", ""]
     assert_same(pictures(aligned, prompts, align=False, negative_prompt=negatives), wanted)
     aligned = AlignIT(sd1.pipe, sd1.load("teddy"), {"teddy": "dog"})
     wanted = pictures(sd1.pipe, prompt_embeds=rows[None], negative_prompt="red")
