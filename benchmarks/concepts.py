@@ -1,9 +1,9 @@
 """What concepts that change weights cost, beside custom-diffusion-webui's way of using them, measured in a real WebUI.
 
-    python benchmarks/concepts.py --pairs 10 [--webui DIR] [--out benchmarks/concepts.json]
+    python benchmarks/concepts.py --pairs 16 [--webui DIR] [--out benchmarks/concepts.json]
 
-Prints a report, and writes it to concepts.md beside --out, which gets the raw numbers. The README.md in this folder says
-how to read it.
+Prints a report, and writes it to concepts.md beside --out, which gets the raw numbers. The README.md in this folder
+says how to read it.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ WANTED_RATIO = 1.02
 WANTED_TIMES_CHEAPER = 10
 WARM_UP = 1
 TINY, FULL = "tiny-sd1", "full-sd1"
+SHARE_FULL = 0.375  # of --pairs
+MEDIUM = {"width": 128, "height": 128, "steps": 20}
 SMALL = {"width": 64, "height": 64, "steps": 2}
 STEPS = 20  # of the picture that the parts are added up for
 
@@ -128,7 +130,7 @@ def take_parts(webui: WebUI, name: str, arm: Arm, delta: Path) -> Payload:
 def measure(webui: WebUI, pairs: int) -> Payload:
     """Measure everything on one server."""
     result: Payload = {"facts": facts(webui, pairs)}
-    tiny = arms(TINY)
+    tiny = arms(TINY, **MEDIUM)
     check(webui, tiny)
     result["times"] = take(webui, tiny, pairs, lambda _name, arm: take_time(webui, arm))
     load(webui, FULL)
@@ -138,7 +140,9 @@ def measure(webui: WebUI, pairs: int) -> Payload:
     check(webui, full)
     full[FIRST] = full[ALIGNIT]
     delta = webui.data / "models" / "deltas" / "full-thing.delta.safetensors"
-    result["parts"] = take(webui, full, pairs, lambda name, arm: take_parts(webui, name, arm, delta))
+    result["parts"] = take(
+        webui, full, max(2, round(pairs * SHARE_FULL)), lambda name, arm: take_parts(webui, name, arm, delta)
+    )
     result["copies"] = {}
     for name, arm in full.items():
         if name == FIRST:
@@ -156,24 +160,39 @@ def column(rounds: list[Payload], name: str, value: Callable[[Payload], float]) 
     return np.array([value(row[name]) for row in rounds])
 
 
-def interval(values: np.ndarray, form: str) -> str:
+def seconds_of(row: Payload) -> float:
+    """The time that a request took, in seconds."""
+    return float(row["seconds"])
+
+
+def cpu_of(row: Payload) -> float:
+    """The CPU time of the server's process in it, in seconds."""
+    return float(row["cpu"])
+
+
+def interval(numbers: np.ndarray, form: str) -> str:
     """Write a median with its interval."""
-    return "{0:{3}} ({1:{3}} to {2:{3}})".format(*median_interval(values), form)
+    return "{0:{3}} ({1:{3}} to {2:{3}})".format(*median_interval(numbers), form)
 
 
 def activation(row: Payload) -> float:
-    """All that is done once for a generation because of its concept's weights, in ms: the first call's hooks count."""
-    return 1000 * (row["parts"].get("activate", 0) + row["parts"].get("deactivate", 0) + row["in_hooks"][0])
+    """Making a concept active and no longer so, in ms: finding, reading or looking up, checking, hooks, weights."""
+    return 1000 * sum(row["parts"].get(part, 0) for part in ("activate", "deactivate"))
+
+
+def values(row: Payload) -> float:
+    """What AlignIT's hooks take in the first call of the UNet, where keys and values are computed, in ms."""
+    return float(1000 * row["in_hooks"][0])
 
 
 def each_call(row: Payload) -> float:
-    """What AlignIT's hooks take in a later call of the UNet, in ms."""
-    return 1000 * row["in_hooks"][1]
+    """What they take in a later call, in ms."""
+    return float(1000 * row["in_hooks"][1])
 
 
 def extra(row: Payload) -> float:
     """What a picture of STEPS steps costs more, by its parts, in ms."""
-    return activation(row) + (STEPS - 1) * each_call(row) + 1000 * row["parts"].get("dummy_prompts", 0)
+    return activation(row) + values(row) + (STEPS - 1) * each_call(row) + 1000 * row["parts"].get("dummy_prompts", 0)
 
 
 def whole(row: Payload) -> float:
@@ -183,10 +202,10 @@ def whole(row: Payload) -> float:
 
 def time_rows(rounds: list[Payload]) -> list[list[str]]:
     """The table of times of whole pictures."""
-    plain, plain_cpu = (column(rounds, PLAIN, lambda row: row[key]) for key in ("seconds", "cpu"))
+    plain, plain_cpu = column(rounds, PLAIN, seconds_of), column(rounds, PLAIN, cpu_of)
     rows = []
     for name in rounds[0]:
-        seconds, cpu = (column(rounds, name, lambda row: row[key]) for key in ("seconds", "cpu"))
+        seconds, cpu = column(rounds, name, seconds_of), column(rounds, name, cpu_of)
         ratios = [interval(seconds / plain, ".4f"), interval(cpu / plain_cpu, ".4f")] if name != PLAIN else ["1", "1"]
         rows.append([name, f"{np.median(seconds):.3f}", f"{np.median(cpu):.3f}", *ratios])
     return rows
@@ -204,8 +223,9 @@ def part_rows(rounds: list[Payload]) -> list[list[str]]:
             [
                 name,
                 interval(column(rounds, name, activation), ".1f"),
-                f"{np.median(dummies):.1f}",
+                interval(column(rounds, name, values), ".1f"),
                 f"{np.median(calls):.2f}",
+                f"{np.median(dummies):.1f}",
                 interval(1 + ratio, ".4f") if name != PLAIN else "1",
             ]
         )
@@ -228,11 +248,13 @@ def peak_rows(result: Payload) -> list[list[str]]:
 def report(result: Payload) -> str:
     """Write everything as Markdown."""
     times, parts, copies = result["times"], result["parts"], result["copies"]
-    plain = column(times, PLAIN, lambda row: row["cpu"])
+    plain = column(times, PLAIN, cpu_of)
     ours = (ALIGNIT, HOOKS, CATVERSION)
-    ratios = {name: column(times, name, lambda row: row["cpu"]) / plain for name in ours}
+    ratios = {name: column(times, name, cpu_of) / plain for name in ours}
     swap = column(parts, SWAP, activation)
     cheaper = {name: swap / column(parts, name, activation) for name in (ALIGNIT, HOOKS)}
+    injecting = column(parts, ALIGNIT, lambda row: activation(row) + values(row))
+    cheaper[f"{ALIGNIT}, with computing what it injects"] = swap / injecting
     summary = [
         [
             f"{name}: at most {WANTED_RATIO} of the plain time",
@@ -268,7 +290,7 @@ def report(result: Payload) -> str:
             "",
             "## Time from request to picture",
             "",
-            f"{TINY}, 256x256, 20 steps. Medians; ratios to the plain picture of the same time, with 95 % bootstrap "
+            f"{TINY}, 128x128, 20 steps. Medians; ratios to the plain picture of the same time, with 95 % bootstrap "
             "intervals.",
             "",
             table(["picture", "seconds", "seconds of CPU", "ratio of time", "ratio of CPU time"], time_rows(times)),
@@ -283,8 +305,9 @@ def report(result: Payload) -> str:
                 [
                     "picture",
                     "activation",
+                    "in the first call of the UNet",
+                    "in each later call",
                     "encoding dummy prompts",
-                    "in each later call of the UNet",
                     "ratio, 20 steps",
                 ],
                 part_rows(parts),
@@ -304,7 +327,7 @@ def report(result: Payload) -> str:
 def main() -> None:
     """Measure everything on one server, in one run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=10, help="times that each kind of picture is made (10)")
+    parser.add_argument("--pairs", type=int, default=16, help="times that each kind of picture is made (16)")
     parser.add_argument("--webui", type=Path, default=webui_directory(), help="the WebUI's folder ($WEBUI_DIR)")
     parser.add_argument(
         "--out", type=Path, default=HERE / "concepts.json", help="raw numbers; the report goes beside it"

@@ -124,7 +124,7 @@ def _model_shapes(layers: Mapping[str, torch.Tensor]) -> ModelShapes:
     return ModelShapes(widths, shapes, encoder_layers, dtype=devices.dtype_unet)
 
 
-_cache: OrderedDict[tuple[str, int, int], Concept] = OrderedDict()
+_cache: OrderedDict[str, tuple[tuple[int, int], Concept]] = OrderedDict()
 
 
 def _cached(path: Path) -> Concept:
@@ -133,10 +133,11 @@ def _cached(path: Path) -> Concept:
         status = path.stat()
     except OSError as error:
         raise _unreadable(path, error) from None
-    key = str(path), status.st_mtime_ns, status.st_size
-    concept = _cache.pop(key, None) or load_concept(path)
-    _cache[key] = concept
-    while len(_cache) > 1 and sum(kept.nbytes for kept in _cache.values()) > cache_bytes():
+    state = status.st_mtime_ns, status.st_size
+    known = _cache.pop(str(path), None)
+    concept = known[1] if known and known[0] == state else load_concept(path)
+    _cache[str(path)] = state, concept
+    while len(_cache) > 1 and sum(kept.nbytes for _, kept in _cache.values()) > cache_bytes():
         _cache.popitem(last=False)
     return concept
 
