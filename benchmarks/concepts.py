@@ -1,6 +1,6 @@
 """What concepts that change weights cost, beside custom-diffusion-webui's way of using them, measured in a real WebUI.
 
-    python benchmarks/concepts.py --pairs 16 [--webui DIR] [--out benchmarks/concepts.json]
+    python benchmarks/concepts.py --pairs 10 [--webui DIR] [--out benchmarks/concepts.json]
 
 Prints a report, and writes it to concepts.md beside --out, which gets the raw numbers. The README.md in this folder
 says how to read it.
@@ -39,8 +39,6 @@ WANTED_RATIO = 1.02
 WANTED_TIMES_CHEAPER = 10
 WARM_UP = 1
 TINY, FULL = "tiny-sd1", "full-sd1"
-SHARE_FULL = 0.375  # of --pairs
-MEDIUM = {"width": 128, "height": 128, "steps": 20}
 SMALL = {"width": 64, "height": 64, "steps": 2}
 STEPS = 20  # of the picture that the parts are added up for
 
@@ -130,7 +128,7 @@ def take_parts(webui: WebUI, name: str, arm: Arm, delta: Path) -> Payload:
 def measure(webui: WebUI, pairs: int) -> Payload:
     """Measure everything on one server."""
     result: Payload = {"facts": facts(webui, pairs)}
-    tiny = arms(TINY, **MEDIUM)
+    tiny = arms(TINY)
     check(webui, tiny)
     result["times"] = take(webui, tiny, pairs, lambda _name, arm: take_time(webui, arm))
     load(webui, FULL)
@@ -140,9 +138,7 @@ def measure(webui: WebUI, pairs: int) -> Payload:
     check(webui, full)
     full[FIRST] = full[ALIGNIT]
     delta = webui.data / "models" / "deltas" / "full-thing.delta.safetensors"
-    result["parts"] = take(
-        webui, full, max(2, round(pairs * SHARE_FULL)), lambda name, arm: take_parts(webui, name, arm, delta)
-    )
+    result["parts"] = take(webui, full, pairs, lambda name, arm: take_parts(webui, name, arm, delta))
     result["copies"] = {}
     for name, arm in full.items():
         if name == FIRST:
@@ -290,7 +286,7 @@ def report(result: Payload) -> str:
             "",
             "## Time from request to picture",
             "",
-            f"{TINY}, 128x128, 20 steps. Medians; ratios to the plain picture of the same time, with 95 % bootstrap "
+            f"{TINY}, 256x256, 20 steps. Medians; ratios to the plain picture of the same time, with 95 % bootstrap "
             "intervals.",
             "",
             table(["picture", "seconds", "seconds of CPU", "ratio of time", "ratio of CPU time"], time_rows(times)),
@@ -327,7 +323,7 @@ def report(result: Payload) -> str:
 def main() -> None:
     """Measure everything on one server, in one run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=16, help="times that each kind of picture is made (16)")
+    parser.add_argument("--pairs", type=int, default=10, help="times that each kind of picture is made (10)")
     parser.add_argument("--webui", type=Path, default=webui_directory(), help="the WebUI's folder ($WEBUI_DIR)")
     parser.add_argument(
         "--out", type=Path, default=HERE / "concepts.json", help="raw numbers; the report goes beside it"
