@@ -21,9 +21,9 @@ from alignit.layer_names import layer_of
 Prepare = Callable[[torch.nn.Module, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Change:
-    """A change of W_k and W_v.
+    """A change of W_k and W_v. Two are equal if they are the same weights at the same strength.
 
     Attributes:
         weights: The customised weights.

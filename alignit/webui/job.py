@@ -41,12 +41,14 @@ class _Conds:
         concepts: The concepts injected into it.
         changes: For each of them that has one, its change of W_k and W_v.
         networks: What the prompt's networks named for it.
+        state: What else it was computed with: see `_encoder_state`.
     """
 
     conds: Any
     concepts: set[str]
     changes: dict[str, Change]
     networks: Active
+    state: tuple[Any, ...] = ()
 
 
 class Job:
@@ -133,8 +135,10 @@ class Job:
             )
 
     def _watch_projections(self, computed: _Conds, unet: Any) -> None:
-        # The same modules can hold another checkpoint's weights, and the next pass other deltas.
-        sampled_with = computed, id(shared.sd_model), shared.sd_model.sd_checkpoint_info
+        # The same modules can hold another checkpoint's weights, and the next pass other deltas or LoRAs. Where it has
+        # the same, what was computed for the pass before holds.
+        changes = computed.changes if self.aligns else computed.networks.changes
+        sampled_with = self.aligns, changes, computed.state, id(shared.sd_model), shared.sd_model.sd_checkpoint_info
         if self._sampled_with != sampled_with:
             self._sampled_with = sampled_with
             self._release_projections()
@@ -165,9 +169,10 @@ class Job:
             if getattr(required_prompts, "is_negative_prompt", False):
                 return original(function, required_prompts, steps, caches, extra_network_data, *args, **kwargs)
             sd_model = shared.sd_model
-            self._computing = _Conds(None, set(), {}, self._read_networks(extra_network_data))
+            state = _encoder_state(extra_network_data)
+            self._computing = _Conds(None, set(), {}, self._read_networks(extra_network_data), state)
             self._read(required_prompts)
-            dummies = self._dummies.setdefault(_encoder_state(extra_network_data), {})
+            dummies = self._dummies.setdefault(state, {})
             learned = self._learned(sd_model, sd_model.get_learned_conditioning, dummies)
             with replaced(sd_model, "get_learned_conditioning", learned):
                 conds = original(function, required_prompts, steps, caches, extra_network_data, *args, **kwargs)

@@ -180,6 +180,20 @@ def test_refiner_and_hires_checkpoint_get_their_own_values(host: WebUI, files: F
         assert same(ours, host.txt2img("a cat cat in snow", reference={"inject": inject}, **payload))
 
 
+@pytest.mark.parametrize("alignit", [[True], [True, "", 0.5], None])
+@pytest.mark.parametrize("payload", [{}, {"steps": 9, "batch_size": 3, "negative_prompt": "ugly"}, HIRES])
+def test_what_is_injected_is_computed_once(host: WebUI, files: Files, alignit: list | None, payload: dict) -> None:  # noqa: ARG001
+    """Not for a step, a call, an image or a pass of hires fix: one product for each of the 32 matrices."""
+    host.txt2img("a <new1> cat in snow <delta:my-run:1>", alignit=alignit, reference={"count": True}, **payload)
+    assert host.counts()["foreign_products"] == 32
+
+
+def test_with_other_networks_in_the_hires_pass_it_is_computed_again(host: WebUI, files: Files) -> None:  # noqa: ARG001
+    again = HIRES | {"hr_prompt": "a <new1> cat in snow <delta:my-run:1> <lora:tiny-lora:1>"}
+    host.txt2img("a <new1> cat in snow <delta:my-run:1>", alignit=[True], reference={"count": True}, **again)
+    assert host.counts()["foreign_products"] == 64
+
+
 def test_nothing_is_left_behind(host: WebUI, files: Files) -> None:  # noqa: ARG001
     host.txt2img("a house")  # after a refiner the host loads its own model again
     before = comparable(host.state())

@@ -253,7 +253,9 @@ class Watch:
     def __init__(self, request: dict[str, Any]) -> None:
         self.raise_in = request.get("raise_in")
         self.raise_at = request.get("raise_at", 2 if self.raise_in == "unet" else 1)
-        Watch.counts = Counter(encoder_passes=0, encoder_rows=0, unet_calls=0, unet_rows=0)
+        Watch.counts = Counter(encoder_passes=0, encoder_rows=0, unet_calls=0, unet_rows=0, foreign_products=0)
+        self.linear = torch.nn.functional.linear
+        torch.nn.functional.linear = self.count_foreign
         self.handle = torch_module.register_module_forward_pre_hook(self.before_forward)
 
     def before_forward(self, module: torch.nn.Module, args: tuple[Any, ...]) -> None:
@@ -269,8 +271,14 @@ class Watch:
             self.raise_in = None
             raise ProbeError(f"raised in the {what} as asked")
 
+    def count_foreign(self, rows: torch.Tensor, weight: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Count products with matrices that are no model's own."""
+        Watch.counts["foreign_products"] += not isinstance(weight, torch.nn.Parameter)
+        return self.linear(rows, weight, *args, **kwargs)
+
     def remove(self) -> None:
         self.handle.remove()
+        torch.nn.functional.linear = self.linear
 
 
 UNETS = (
