@@ -1,8 +1,9 @@
 """Class words: the ordinary word for what a concept is, and where a user may have said it.
 
 The panel and the API take a list, ``my-cat=cat, my-dog=golden retriever``; a word on its own is for every concept that
-the list does not name. A word can be remembered with a concept: in the ``.json`` file beside it, which WebUIs keep for
-the user's own metadata, under the key ``class word``.
+the list does not name. Options may follow a word, ``my-cat=cat; 0.5`` (see `alignit.controls`). A word can be
+remembered with a concept: in the ``.json`` file beside it, which WebUIs keep for the user's own metadata, under the key
+``class word``.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
+from alignit.controls import Controls, ControlsError
 from alignit.sidecar import SidecarError, read_sidecar, sidecar_path, update_sidecar
-from alignit.syntax import class_word_error, name_key
+from alignit.syntax import class_word_error, name_key, with_options
 
 SIDECAR_KEY = "class word"
 
@@ -32,15 +34,23 @@ class ClassWords:
         Raises:
             ClassWordError: An entry is malformed; the message quotes it.
         """
-        self._by_name: dict[str, str] = {}
+        self._by_name: dict[str, str | None] = {}
+        self._options: dict[str, str] = {}
         self._default: str | None = None
         for entry in (part.strip() for line in text.splitlines() for part in line.split(",")):
             if not entry:
                 continue
-            name, separator, word = (part.strip() for part in entry.rpartition("="))
+            name, separator, given = (part.strip() for part in entry.rpartition("="))
             if separator and not name:
                 raise ClassWordError(f"'{entry}' in the class words names no concept: write my-cat=cat")
-            error = class_word_error(word)
+            word, options = with_options(given)
+            try:
+                Controls().with_options(options)
+            except ControlsError as error_in_options:
+                raise ClassWordError(f"In '{entry}' in the class words, {error_in_options}") from None
+            if options and not separator:
+                raise ClassWordError(f"'{entry}' in the class words has options for no concept: write my-cat={entry}")
+            error = class_word_error(word) if word is not None else None
             if error:
                 raise ClassWordError(f"The class word in '{entry}' {error}: write ordinary words, as in my-cat=cat")
             if not separator:
@@ -49,12 +59,20 @@ class ClassWords:
                         f"'{self._default}' and '{word}' in the class words both name no concept: write my-cat=cat"
                     )
                 self._default = word
-            elif self._by_name.setdefault(name_key(name), word) != word:
+            elif (
+                self._by_name.setdefault(name_key(name), word) != word
+                or self._options.setdefault(name_key(name), options) != options
+            ):
                 raise ClassWordError(f"The class words give '{name}' twice: keep one of the entries")
 
     def get(self, name: str) -> str | None:
         """Return the class word for a concept, or None."""
-        return self._by_name.get(name_key(name), self._default)
+        word = self._by_name.get(name_key(name))
+        return self._default if word is None else word
+
+    def options(self, name: str) -> str:
+        """Return the options for a concept, as written."""
+        return self._options.get(name_key(name), "")
 
 
 def format_class_words(words: Mapping[str, str]) -> str:

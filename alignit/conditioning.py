@@ -37,7 +37,7 @@ class Injected:
 def splice(
     base: torch.Tensor,
     prompts: Sequence[Sequence[TargetChunk[E]]],
-    filler: int,
+    filler: Callable[[str], int],
     encode: Callable[[Chunk[E]], torch.Tensor],
     strength: Callable[[str], float] = lambda _concept: 1.0,
 ) -> tuple[torch.Tensor, list[dict[int, str]]]:
@@ -46,7 +46,7 @@ def splice(
     Args:
         base: Conditioning of the base prompts, [B, chunks * T, width]. It is not changed.
         prompts: The target prompts: B lists of chunks, of T tokens each; a list may be shorter than the longest.
-        filler: Token id of the dummy prompts' filler.
+        filler: Gives the token id of the filler of a concept's dummy prompt.
         encode: Encodes one chunk, on its own, to [T, width]. Equal dummy chunks are encoded once.
         strength: Gives s above for a concept, 1 for the paper.
 
@@ -61,7 +61,7 @@ def splice(
         first_row = 0
         for target in chunks:
             for concept in target.concepts():
-                dummy = dummy_chunk(target, concept, filler)
+                dummy = dummy_chunk(target, concept, filler(concept))
                 if dummy not in encoded:
                     encoded[dummy] = encode(dummy).to(base)
                 blend = strength(concept)

@@ -7,7 +7,7 @@ record of batch rows is kept, so none can get out of step with what a host, or a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -25,26 +25,25 @@ def context_name(kwargs: Mapping[str, Any]) -> str | None:
 class Injector:
     """Watches a UNet's cross-attention context for injected rows, through a forward pre-hook at the UNet's entry.
 
-    While `active`, Algorithm 1's line 4 applies and the context passes as it is. While not, the injected rows are
-    replaced by the base prompt's: keys and values are linear in the rows, so every layer computes the base model's.
+    Algorithm 1's line 4 applies and the context passes as it is, but for concepts that are `inactive` at a step: their
+    rows are replaced by the base prompt's. Keys and values are linear in the rows, so every layer computes the base
+    model's.
 
     Use as a context manager: the hook is gone at the end of the block, whatever happens in it.
     """
 
-    def __init__(self, always_active: bool) -> None:
-        """Start with nothing injected and no UNet.
-
-        Args:
-            always_active: Whether `active` stays True: there is no step range to obey.
-        """
-        self.active = True
+    def __init__(self) -> None:
+        """Start with nothing injected and no UNet."""
+        self.inactive: Collection[str] = ()
+        """Concepts that are not to be there at this step."""
+        self.always_active = True
+        """Whether `inactive` stays empty: there is no range of steps to obey."""
         self.expected: set[str] = set()
         """Concepts that the UNet ought to get."""
         self.seen: set[str] = set()
         """Concepts that it got."""
         self.injected: list[Injected] = []
         """The prompts whose injected rows to look for."""
-        self._always_active = always_active
         self._unet: torch.nn.Module | None = None
         self._hook: torch.utils.hooks.RemovableHandle | None = None
 
@@ -59,7 +58,7 @@ class Injector:
 
         Where nothing is left to do, after all expected concepts were seen and with no step range, there is no hook.
         """
-        if self._always_active and self.seen >= self.expected:
+        if self.always_active and self.seen >= self.expected:
             self.release()
         elif unet is not self._unet:
             self.release()
@@ -81,7 +80,7 @@ class Injector:
             return None
         if not self.seen >= self.expected:
             self._look(context)
-        if self.active:
+        if not self.inactive:
             return None
         context = self._without_injected(context)
         if name:
@@ -95,7 +94,8 @@ class Injector:
     def _without_injected(self, context: torch.Tensor) -> torch.Tensor:
         restored = context.clone()
         for (batch, token), (injected, row) in locate(context, self.injected).items():
-            restored[batch, token] = injected.base[row].to(context)
+            if injected.rows[row] in self.inactive:
+                restored[batch, token] = injected.base[row].to(context)
         return restored
 
 

@@ -1,4 +1,7 @@
-"""Keys and values of concepts that change W_k and W_v (Custom Diffusion): lines 3 and 4 of Algorithm 1.
+"""Keys and values that a row of the conditioning cannot carry: lines 3 and 4 of Algorithm 1 in each layer.
+
+That is those of concepts that change W_k and W_v (Custom Diffusion), and those of concepts that are put in differently
+in different layers, in keys and in values, or at each step (see `alignit.controls`).
 
 The model's weights are never written to. Forward hooks on `to_k` and `to_v` of each `attn2` change what these modules
 return: at the rows of a concept, which is the paper's injection, or at all rows, which is Custom Diffusion itself. LDM,
@@ -15,8 +18,11 @@ import torch
 
 from alignit.concept import Factors, KeyValueWeights, Matrix
 from alignit.conditioning import Injected
+from alignit.controls import Controls
 from alignit.injection import context_name, locate
 from alignit.layer_names import layer_of
+
+_Key = tuple[str, int, int]  # a layer, a prompt and a row of it
 
 Prepare = Callable[[torch.nn.Module, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
@@ -171,27 +177,34 @@ class ChangedAtConcepts(ProjectionHooks):
     """The paper's injection: K'[i] = W'_k C'[i] and V'[i] = W'_v C'[i] at a concept's rows, the base model elsewhere.
 
     What is injected is computed once for a UNet's weights, when a layer first meets the row.
+
+    Attributes:
+        fraction: The fraction of the sampling steps before this one.
     """
 
     def __init__(
         self,
         injected: Sequence[Injected],
         changes: Mapping[str, Change],
-        strength: float = 1.0,
+        controls: Mapping[str, Controls] | None = None,
+        levels: int = 4,
         prepare: Prepare = unchanged,
     ) -> None:
         """Take what to inject.
 
         Args:
-            injected: The prompts whose rows to look for. Rows of concepts without a change stay as they are.
-            changes: The changes, by concept.
-            strength: Blend with the base prompt's keys and values: K = K_p + strength (K' - K_p), the same for V.
+            injected: The prompts whose rows to look for. Rows of concepts that need nothing here stay as they are.
+            changes: The changes of W_k and W_v, by concept.
+            controls: How each concept is put in; one that is not named, as in the paper.
+            levels: How many resolutions the UNet works at: 4 in SD1 and SD2.
             prepare: Gives the inputs of `to_k` and `to_v` for rows of the context, [n, width] each: hypernetworks.
         """
         super().__init__()
+        self.fraction = 0.0
         self._injected = injected
         self._changes = changes
-        self._strength = strength
+        self._controls = controls or {}
+        self._levels = levels
         self._prepare = prepare
         self._forget()
 
@@ -204,9 +217,11 @@ class ChangedAtConcepts(ProjectionHooks):
         self._context = _Content()
         self._located: dict[tuple[int, int], tuple[Injected, int]] = {}
         self._at: tuple[torch.Tensor, ...] = ()
-        self._values: dict[tuple[str, int, int], torch.Tensor] = {}
-        # The values at all places of the context, by layer.
-        self._payloads: dict[str, torch.Tensor] = {}
+        # Of the dummy prompts' rows, and of the base prompts'.
+        self._values: dict[_Key, torch.Tensor] = {}
+        self._bases: dict[_Key, torch.Tensor] = {}
+        # The values at all places of the context, by layer, with the strengths for which they were blended.
+        self._payloads: dict[str, tuple[tuple[float, ...], torch.Tensor]] = {}
 
     def _hook(self, name: str, attention: Any) -> None:
         self._handles.append(attention.register_forward_pre_hook(self._find_rows, with_kwargs=True))
@@ -225,43 +240,86 @@ class ChangedAtConcepts(ProjectionHooks):
             self._located = {
                 place: (injected, row)
                 for place, (injected, row) in locate(context, self._injected).items()
-                if injected.rows[row] in self._changes
+                if needs_projections(self._controls_of(injected.rows[row]), injected.rows[row] in self._changes)
             }
             self._at = _index(self._located, context)
+
+    def _controls_of(self, concept: str) -> Controls:
+        return self._controls.get(concept, Controls())
 
     def _changed(self, layer: str, attention: Any, index: int) -> Callable[..., torch.Tensor | None]:
         def hook(module: torch.nn.Module, args: tuple[torch.Tensor, ...], outputs: torch.Tensor) -> torch.Tensor | None:
             if not self._located:
                 return None
-            if layer not in self._payloads:
-                self._compute(layer, attention, module, index, args[0], outputs)
-                values = [self._values[layer, id(injected), row] for injected, row in self._located.values()]
-                self._payloads[layer] = torch.stack(values)
+            strengths = tuple(self._strength(layer, injected.rows[row]) for injected, row in self._located.values())
+            known = self._payloads.get(layer)
+            if known is None or known[0] != strengths:
+                self._compute(layer, attention, module, index, args[0], outputs, strengths)
+                values = [
+                    self._value((layer, id(injected), row), strength)
+                    for (injected, row), strength in zip(self._located.values(), strengths, strict=True)
+                ]
+                known = self._payloads[layer] = strengths, torch.stack(values)
             result = outputs.clone()
-            result[self._at] = self._payloads[layer].to(outputs)
+            result[self._at] = known[1].to(outputs)
             return result
 
         return hook
 
+    def _strength(self, layer: str, concept: str) -> float:
+        controls = self._controls_of(concept)
+        return controls.strength_at(self.fraction) if controls.chosen(layer, self._levels) else 0.0
+
+    def _value(self, key: _Key, strength: float) -> torch.Tensor:
+        value = self._values[key]
+        return value if strength == 1 else torch.lerp(self._bases[key], value, strength)
+
     def _compute(
-        self, layer: str, attention: Any, module: Any, index: int, inputs: torch.Tensor, outputs: torch.Tensor
+        self,
+        layer: str,
+        attention: Any,
+        module: Any,
+        index: int,
+        inputs: torch.Tensor,
+        outputs: torch.Tensor,
+        strengths: Sequence[float],
     ) -> None:
-        """Compute the values of rows that this layer meets for the first time, all of a change at once."""
-        met: dict[Change, dict[tuple[int, int], tuple[int, int]]] = {}
-        base: dict[tuple[int, int], torch.Tensor] = {}
-        for place, (injected, row) in self._located.items():
-            key = id(injected), row
-            if (layer, *key) not in self._values:
-                met.setdefault(self._changes[injected.rows[row]], {})[key] = place
-                base[key] = injected.base[row]
+        """Compute K', V' and K_p, V_p of rows that this layer meets for the first time, all of a change at once."""
+        met: dict[Change | None, dict[_Key, tuple[int, int]]] = {}
+        blended: dict[_Key, torch.Tensor] = {}
+        for (place, (injected, row)), strength in zip(self._located.items(), strengths, strict=True):
+            key = layer, id(injected), row
+            if key not in self._values:
+                met.setdefault(self._changes.get(injected.rows[row]), {})[key] = place
+            if strength != 1 and key not in self._bases:
+                blended[key] = injected.base[row]
         for change, places in met.items():
             at = _index(places.values(), inputs)
-            values = change.apply(layer, inputs[at], outputs[at])
-            if self._strength != 1:
-                rows = torch.stack([base[key] for key in places]).to(inputs)
-                # Not by calling the module, which would come back here; LoRA's changes are in its forward.
-                values = torch.lerp(module.forward(self._prepare(attention, rows)[index]), values, self._strength)
-            self._values.update({(layer, *key): value for key, value in zip(places, values, strict=True)})
+            values = outputs[at] if change is None else change.apply(layer, inputs[at], outputs[at])
+            self._values.update(zip(places, values, strict=True))
+        if blended:
+            rows = torch.stack(list(blended.values())).to(inputs)
+            # Not by calling the module, which would come back here; LoRA's changes are in its forward.
+            bases = module.forward(self._prepare(attention, rows)[index])
+            self._bases.update(zip(blended, bases, strict=True))
+
+
+def needs_projections(controls: Controls, changes: bool) -> bool:
+    """Say whether a concept's keys and values have to be computed in each layer; else its row carries them.
+
+    Args:
+        controls: How it is put in.
+        changes: Whether it changes W_k and W_v.
+    """
+    return changes or not controls.uniform
+
+
+def row_strength(controls: Controls, changes: bool) -> float:
+    """Return the strength with which a concept's row is written into the conditioning.
+
+    Args: as in `needs_projections`. Where the layers blend keys and values, the row stays whole.
+    """
+    return 1.0 if needs_projections(controls, changes) else controls.strength
 
 
 class _Content:

@@ -1,5 +1,7 @@
 """The prompt syntax of AlignIT: a concept with its class word, ``<my-cat=cat>``, and in angle brackets, ``<my-cat>``.
 
+After a semicolon stand options, ``<my-cat=cat; 0.5; keys>`` (see `alignit.controls`).
+
 The form is chosen so that a WebUI's own syntaxes pass it by: extra networks need a colon, ``<lora:...>``;
 emphasis and prompt editing need round or square brackets; ``AND`` and ``BREAK`` are words of their own.
 """
@@ -13,7 +15,9 @@ from dataclasses import dataclass
 # A name may itself be in angle brackets, as the token of a diffusers embedding is: <<new1>=cat>.
 _MARK = re.compile(r"<(?P<name><[^<>=:]+>|[^<>=:]+)(?:=(?P<class_word>[^<>]*))?>")
 
-_FORBIDDEN = re.compile(r"[()\[\]{}<>|:\\=,]|\b(?:AND|BREAK)\b")
+_WORDS = re.compile(r"[^\W\d_]+(?:[ '][^\W\d_]+)*")
+
+_FORBIDDEN = re.compile(r"[()\[\]{}<>|:;\\=,]|\b(?:AND|BREAK)\b")
 
 
 @dataclass(frozen=True)
@@ -22,15 +26,26 @@ class Mark:
 
     Attributes:
         name: The concept's name, without the outer brackets.
-        class_word: What stands after ``=``; empty for ``<my-cat=>``, None where there is no ``=``.
+        class_word: What stands after ``=``; empty for ``<my-cat=>``, None where there is no ``=``, and in
+            ``<my-cat=; 0.5>``.
         text: The mark as typed.
         trailing: Whether the class word follows the brackets, as in Custom Diffusion's ``<new1> cat``.
+        options: What stands after the first semicolon.
     """
 
     name: str
     class_word: str | None
     text: str
     trailing: bool = False
+    options: str = ""
+
+
+def with_options(text: str) -> tuple[str | None, str]:
+    """Cut what stands after ``=`` into the class word, None where there are options alone, and the options."""
+    word, _, options = text.partition(";")
+    # Spaces and line ends of any number are one to the text encoder, and a list of class words is cut at line ends.
+    word, options = " ".join(word.split()), options.strip()
+    return word or (None if options else ""), options
 
 
 def split(text: str) -> Iterator[str | Mark]:
@@ -43,9 +58,8 @@ def split(text: str) -> Iterator[str | Mark]:
     for match in _MARK.finditer(text):
         if match.start() > end:
             yield text[end : match.start()]
-        class_word = match["class_word"]
-        # Spaces and line ends of any number are one to the text encoder, and a list of class words is cut at line ends.
-        yield Mark(match["name"].strip(), class_word if class_word is None else " ".join(class_word.split()), match[0])
+        class_word, options = (None, "") if match["class_word"] is None else with_options(match["class_word"])
+        yield Mark(match["name"].strip(), class_word, match[0], options=options)
         end = match.end()
     if end < len(text):
         yield text[end:]
@@ -54,6 +68,11 @@ def split(text: str) -> Iterator[str | Mark]:
 def name_key(name: str) -> str:
     """Return what a concept's name is compared by: its text, without regard to case, with angle brackets or without."""
     return name.strip().strip("<>").lower()
+
+
+def is_words(name: str) -> bool:
+    """Say whether a name can be ordinary words; else it is the name of a concept."""
+    return _WORDS.fullmatch(name) is not None
 
 
 def name_pattern(name: str) -> re.Pattern[str]:
@@ -82,7 +101,7 @@ def join_class_words(parts: Iterable[str | Mark], class_word: Callable[[str, str
             word = class_word(before.name, text) if text != part else None
             if word:
                 end = len(part) - len(text) + len(word)
-                yield Mark(before.name, word, before.text + part[:end], trailing=True)
+                yield Mark(before.name, word, before.text + part[:end], trailing=True, options=before.options)
                 before = part[end:] or None
                 continue
         if before is not None:

@@ -9,13 +9,21 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from alignit.concept import Concept, ModelShapes
-from alignit.diffusers.concepts import Parts, Token, Vocabulary
-from alignit.diffusers.conditioning import Negative, condition
+from alignit.controls import MAX_STRENGTH, Controls, ControlsError
+from alignit.diffusers.concepts import Mention, Parts, Token, Vocabulary
+from alignit.diffusers.conditioning import Negative, condition, filler_tokens
 from alignit.diffusers.errors import AlignITError, AlignITWarning
 from alignit.diffusers.text import text_encoders
 from alignit.diffusers.unet import Sampling, check_projections, eager, layer_modules
 from alignit.injection import Injector
-from alignit.projections import Change, ChangedAtConcepts, ChangedEverywhere, ProjectionHooks
+from alignit.projections import (
+    Change,
+    ChangedAtConcepts,
+    ChangedEverywhere,
+    ProjectionHooks,
+    needs_projections,
+    row_strength,
+)
 from alignit.prompts import base_chunk, dummy_chunk
 from alignit.steps import StepRange
 from alignit.suggestions import noun_tokens, suggest_class_words
@@ -62,6 +70,7 @@ class AlignIT:
         concept_strength: float = 1.0,
         concept_start: float = 0.0,
         concept_end: float = 1.0,
+        concept_controls: str = "",
         **arguments: Any,
     ) -> Any:
         """Make pictures.
@@ -76,6 +85,8 @@ class AlignIT:
                 extrapolates.
             concept_start: Fraction of the sampling steps before which nothing is injected.
             concept_end: Fraction of the sampling steps from which on nothing is injected.
+            concept_controls: More of this, as text (see `alignit.controls`): "keys; layers down mid". For one concept
+                it stands in the prompt, ``<my-cat=cat; 0.5; keys>``.
             arguments: The pipeline's own: num_inference_steps, guidance_scale, generator, image, and so on.
 
         Returns:
@@ -99,6 +110,7 @@ class AlignIT:
             concept_strength=concept_strength,
             concept_start=concept_start,
             concept_end=concept_end,
+            concept_controls=concept_controls,
             clip_skip=arguments.get("clip_skip"),
         )
         with prepared as embeddings:
@@ -114,6 +126,7 @@ class AlignIT:
         concept_strength: float = 1.0,
         concept_start: float = 0.0,
         concept_end: float = 1.0,
+        concept_controls: str = "",
         clip_skip: int | None = None,
     ) -> Iterator[dict[str, Any]]:
         """Prepare the pipeline for pictures of a prompt, until the end of a ``with`` block.
@@ -128,7 +141,7 @@ class AlignIT:
             AlignITError: A concept has no class word; a number is out of its range; the trained weights cannot be used
                 in this pipeline.
         """
-        steps = _checked(concept_strength, concept_start, concept_end)
+        default = _checked(concept_strength, concept_start, concept_end, concept_controls)
         texts = [prompt] if isinstance(prompt, str) else list(prompt)
         if not texts:
             raise AlignITError("There is no prompt: give at least one")
@@ -145,27 +158,33 @@ class AlignIT:
             if not align:
                 _check_plain(tokens)
 
+        controls = _controls(prompts, default)
+
         def strength_of(name: str) -> float:
-            # Where W_k and W_v change too, keys and values are blended, and the row stays whole.
-            return 1.0 if name in changes else concept_strength
+            return row_strength(controls[name], name in changes)
+
+        def filler_of(name: str) -> str:
+            return controls[name].filler
 
         negative = self._negative(negative_prompt, len(texts))
-        conditioned = condition(self.pipe, prompts, negative, clip_skip, strength_of)
+        conditioned = condition(self.pipe, prompts, negative, clip_skip, strength_of, filler_of)
         with ExitStack() as stack:
-            injector = stack.enter_context(Injector(steps.always))
+            injector = stack.enter_context(Injector())
+            injector.always_active = all(control.steps.always for control in controls.values())
             injector.injected = conditioned.injected
             injector.expected = {name for injected in conditioned.injected for name in injected.rows.values()}
             hooks: ProjectionHooks | None = None
-            if changes:
+            if align and any(needs_projections(control, name in changes) for name, control in controls.items()):
+                check_projections(self.pipe.unet)
+                levels = len(self.pipe.unet.config.block_out_channels)
+                hooks = ChangedAtConcepts(injector.injected, changes, controls, levels)
+            elif changes:
                 # Else the weights would be moved in each layer at each step.
                 place = self.pipe._execution_device, self.pipe.unet.dtype
-                hooks = (
-                    ChangedAtConcepts(injector.injected, changes, concept_strength)
-                    if align
-                    else ChangedEverywhere([change.to(*place) for change in dict.fromkeys(changes.values())])
-                )
+                hooks = ChangedEverywhere([change.to(*place) for change in dict.fromkeys(changes.values())])
+            if hooks is not None:
                 stack.enter_context(hooks).watch(eager(self.pipe.unet))
-            sampling = stack.enter_context(Sampling(self.pipe.unet, self.pipe.scheduler, injector, steps, hooks))
+            sampling = stack.enter_context(Sampling(self.pipe.unet, self.pipe.scheduler, injector, controls, hooks))
             yield conditioned.arguments
             self._tell_lost(injector, set(changes), sampling.called)
 
@@ -178,12 +197,15 @@ class AlignIT:
             AlignITError: As in a call.
         """
         encoder = text_encoders(self.pipe)[0]
+        parts = self._vocabulary.parts(prompt, align=True)
+        controls = _controls([parts], Controls())
+        filler = filler_tokens(encoder, lambda name: controls[name].filler)
         lines = []
-        for target in encoder.target_chunks(self._vocabulary.parts(prompt, align=True)):
+        for target in encoder.target_chunks(parts):
             lines.append(f"base: {encoder.text_of(base_chunk(target), target.text_stop)}")
             for name in target.concepts():
                 rows = ", ".join(map(str, target.concept_rows(name)))
-                dummy = dummy_chunk(target, name, encoder.filler)
+                dummy = dummy_chunk(target, name, filler(name))
                 lines.append(f"{name} at {rows}: {encoder.text_of(dummy, target.text_stop)}")
         return "\n".join(lines)
 
@@ -243,13 +265,29 @@ class AlignIT:
         )
 
 
-def _checked(strength: float, start: float, end: float) -> StepRange:
-    for name, value, largest in (("strength", strength, 2), ("start", start, 1), ("end", end, 1)):
+def _checked(strength: float, start: float, end: float, options: str) -> Controls:
+    for name, value, largest in (("strength", strength, MAX_STRENGTH), ("start", start, 1), ("end", end, 1)):
         if not 0 <= value <= largest:
-            raise AlignITError(f"concept_{name} must be from 0 to {largest}, not {value}")
+            raise AlignITError(f"concept_{name} must be from 0 to {largest:g}, not {value}")
     if start > end:
         raise AlignITError(f"concept_start ({start:g}) must not be greater than concept_end ({end:g})")
-    return StepRange(start, end)
+    try:
+        return Controls(strength, steps=StepRange(start, end)).with_options(options)
+    except ControlsError as error:
+        raise AlignITError(f"In concept_controls, {error}") from None
+
+
+def _controls(prompts: Sequence[Parts], default: Controls) -> dict[str, Controls]:
+    """Return how each concept is put in, by the name of its token."""
+    options: dict[str, str] = {}
+    for mention in (part for parts in prompts for part in parts if isinstance(part, Mention)):
+        name = mention.token.name
+        if options.setdefault(name, mention.options) != mention.options:
+            raise AlignITError(f"'{name}' has two sets of options: write the same at all of its mentions")
+    try:
+        return {name: default.with_options(text) for name, text in options.items()}
+    except ControlsError as error:
+        raise AlignITError(f"In the prompt, {error}") from None
 
 
 def _tokens(parts: Parts) -> list[Token]:

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from alignit.class_words import ClassWordError, remembered
-from alignit.concept import Concept, TokenEmbedding
+from alignit.concept import Concept, EncoderPrefixes, TokenEmbedding
 from alignit.diffusers.errors import AlignITError
 from alignit.projections import Change
 from alignit.suggestions import class_word_after
-from alignit.syntax import Mark, class_word_error, join_class_words, name_key, name_pattern, split
+from alignit.syntax import Mark, class_word_error, is_words, join_class_words, name_key, name_pattern, split
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,15 +21,20 @@ class Token:
 
     Attributes:
         name: Its name, ``<new1>``; the concept's where it has no token, as in CatVersion.
-        concept: The concept's file.
-        embedding: The token's vectors, or None: the class word itself is the concept.
+        concept: The concept's file; None for words, "cat" in "<cat=dog>".
+        embedding: The token's vectors, or None: the class word itself is the concept, or words are.
         change: The concept's change of W_k and W_v, or None.
     """
 
     name: str
-    concept: Concept
-    embedding: TokenEmbedding | None
-    change: Change | None
+    concept: Concept | None
+    embedding: TokenEmbedding | None = None
+    change: Change | None = None
+
+    @property
+    def prefixes(self) -> EncoderPrefixes | None:
+        """The concept's change of the text encoder, or None."""
+        return self.concept.prefixes if self.concept is not None else None
 
 
 @dataclass(frozen=True)
@@ -39,12 +44,15 @@ class Mention:
     Attributes:
         token: The concept's token.
         class_word: The class word's text.
-        trailing: Whether the class word is part of the concept and follows its vectors: "<new1> cat".
+        words: Text that is a part of the concept and follows its vectors: the class word in "<new1> cat" and, without
+            vectors, in CatVersion; the concept itself where it is words.
+        options: How it is put in, as written (see `alignit.controls`).
     """
 
     token: Token
     class_word: str
-    trailing: bool = False
+    words: str = ""
+    options: str = ""
 
 
 @dataclass(frozen=True)
@@ -85,14 +93,15 @@ class Vocabulary:
         """
         self._tokens: dict[str, Token] = {}
         self._suggest = suggest
+        owners: dict[str, Concept] = {}
         for concept in concepts:
             change = Change(concept.weights) if concept.weights is not None else None
             tokens = [Token(embedding.name, concept, embedding, change) for embedding in concept.tokens]
             for token in tokens or [Token(concept.name, concept, None, change)]:
-                other = self._tokens.setdefault(name_key(token.name), token)
-                if other is not token:
+                other = owners.setdefault(name_key(token.name), concept)
+                if self._tokens.setdefault(name_key(token.name), token) is not token:
                     raise AlignITError(
-                        f"'{other.concept.path.name}' and '{concept.path.name}' both have the token '{token.name}': "
+                        f"'{other.path.name}' and '{concept.path.name}' both have the token '{token.name}': "
                         "load one of them under another name, load_concept(path, token_names=[...]), or rename its file"
                     )
         # Names in angle brackets are found as such.
@@ -142,7 +151,7 @@ class Vocabulary:
         word = in_prompt.get(name_key(token.name))
         if word is None:
             word = self._known(token)
-        if word is not None or token.embedding is not None or not token.concept.class_word:
+        if word is not None or token.embedding is not None or token.concept is None or not token.concept.class_word:
             return word
         # A folder's name says more than the class word does, as in "colorful teapot": what the prompt has of it counts.
         suggested = token.concept.class_word, token.concept.class_word.split()[-1]
@@ -169,6 +178,9 @@ class Vocabulary:
         if token is None:
             if mark.class_word is None:
                 return mark.text
+            if align and is_words(mark.name):
+                checked = self._checked(mark.name, mark.class_word)
+                return Mention(Token(mark.name, None), checked, mark.name, mark.options)
             raise AlignITError(f"There is no concept '{mark.name}' (written {mark.text}), but {self}: check its name")
         if not align and token.embedding is not None:
             return PlainMention(token)
@@ -183,11 +195,16 @@ class Vocabulary:
                 f"class_words={{'{token.name}': 'cat'}}" + (f". Nearest to it: {nearest}" if nearest else "")
             )
         word = self._checked(token.name, word)
-        return Mention(token, word, mark.trailing) if align else PlainMention(token, word)
+        if not align:
+            return PlainMention(token, word)
+        return Mention(token, word, word if mark.trailing or token.embedding is None else "", mark.options)
 
     def _known(self, token: Token) -> str | None:
+        word = self._class_words.get(name_key(token.name))
+        if word is not None or token.concept is None:
+            return word
         try:
-            return self._class_words.get(name_key(token.name)) or remembered(token.concept.path)
+            return remembered(token.concept.path)
         except ClassWordError as error:
             raise AlignITError(str(error)) from None
 

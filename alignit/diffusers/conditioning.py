@@ -47,6 +47,7 @@ def condition(
     negative: Negative | None,
     clip_skip: int | None,
     strength: Callable[[str], float],
+    filler: Callable[[str], str],
 ) -> Conditioned:
     """Encode prompts, and write the rows of the dummy prompts into those of the base prompts.
 
@@ -59,6 +60,7 @@ def condition(
         negative: B negative prompts, or None for the pipeline's own.
         clip_skip: As in the pipeline, which does not apply it to negative prompts.
         strength: Gives a concept's blend of rows.
+        filler: Gives the filler of a concept's dummy prompt.
 
     Raises:
         AlignITError: A concept does not fit into a chunk, or the text encoders do not agree on its place.
@@ -76,7 +78,7 @@ def condition(
         for encoder, chunks in zip(encoders, targets, strict=True)
     ]
     spliced = [
-        splice(result.rows, chunks, encoder.filler, _one(encoder, clip_skip), strength)
+        splice(result.rows, chunks, filler_tokens(encoder, filler), _one(encoder, clip_skip), strength)
         for encoder, chunks, result in zip(encoders, targets, results, strict=True)
     ]
     all_rows = spliced[0][1]
@@ -100,9 +102,25 @@ def condition(
     return Conditioned(arguments, injected)
 
 
+def filler_tokens(encoder: TextEncoder, filler: Callable[[str], str]) -> Callable[[str], int]:
+    """Return what gives the token id of each concept's filler.
+
+    Raises:
+        AlignITError: Once asked for a filler that is not one token.
+    """
+
+    def token(name: str) -> int:
+        ids = encoder.tokenize(filler(name))
+        if len(ids) != 1:
+            raise AlignITError(f"The filler '{filler(name)}' of '{name}' is {len(ids)} tokens: use a word that is one")
+        return ids[0]
+
+    return token
+
+
 def _change(parts: Parts) -> EncoderChange:
     """Return the change of the text encoder for all of a prompt: CatVersion's own way."""
-    plain = [part.token.concept.prefixes for part in parts if isinstance(part, PlainMention)]
+    plain = [part.token.prefixes for part in parts if isinstance(part, PlainMention)]
     return tuple(dict.fromkeys(prefixes for prefixes in plain if prefixes is not None))
 
 

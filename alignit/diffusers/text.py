@@ -192,12 +192,11 @@ class TextEncoder:
                 "knows: use another"
             )
         vectors = token.embedding.length if token.embedding is not None else 0
-        trailing = class_tokens if mention.trailing or not vectors else ()
-        prefixes = token.concept.prefixes
-        change = (prefixes,) if prefixes is not None else ()
+        words = tuple(self.tokenize(mention.words))
+        change = (token.prefixes,) if token.prefixes is not None else ()
 
         def span(start: int) -> Span[TokenEmbedding | None]:
-            return Span(token.name, start, class_tokens, vectors, token.embedding, trailing, change)
+            return Span(token.name, start, class_tokens, vectors, token.embedding, words, change)
 
         length = span(0).stop
         chunk = self._with_room(chunks, length, token.name)

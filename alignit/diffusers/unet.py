@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
+from alignit.controls import Controls
 from alignit.diffusers.errors import AlignITError
 from alignit.injection import Injector
 from alignit.layer_names import layer_of
-from alignit.projections import ProjectionHooks
-from alignit.steps import StepRange
+from alignit.projections import ChangedAtConcepts, ProjectionHooks
 
 _MEND = (
     "Unfuse the projections with pipe.unfuse_qkv_projections(), set the usual attention with "
@@ -64,22 +65,28 @@ class Sampling:
     """
 
     def __init__(
-        self, unet: Any, scheduler: Any, injector: Injector, steps: StepRange, projections: ProjectionHooks | None
+        self,
+        unet: Any,
+        scheduler: Any,
+        injector: Injector,
+        controls: Mapping[str, Controls],
+        projections: ProjectionHooks | None,
     ) -> None:
         """Take what to follow; nothing is hooked yet.
 
         Args:
             unet: The UNet.
             scheduler: The pipeline's scheduler.
-            injector: Is told at each step whether it is active.
-            steps: In which steps it is.
-            projections: Hooks that have to be called.
+            injector: Is told at each step which concepts are not there.
+            controls: How each concept is put in.
+            projections: Hooks that have to be called; they are told which step it is.
         """
         self.called = False
         self._unet = unet
         self._scheduler = scheduler
         self._injector = injector
-        self._steps = steps
+        self._controls = controls
+        self._steady = all(control.steady for control in controls.values())
         self._projections = projections
         self._handles: list[Any] = []
         self._timesteps: Any = None
@@ -101,9 +108,14 @@ class Sampling:
         self._injector.release()
 
     def _before(self, _unet: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if not self._steps.always:
+        if not self._steady:
             timestep = torch.as_tensor(kwargs["timestep"] if "timestep" in kwargs else args[1])
-            self._injector.active = self._steps.is_active(self._fraction(float(timestep.flatten()[0])))
+            fraction = self._fraction(float(timestep.flatten()[0]))
+            self._injector.inactive = {
+                name for name, control in self._controls.items() if not control.steps.is_active(fraction)
+            }
+            if isinstance(self._projections, ChangedAtConcepts):
+                self._projections.fraction = fraction
         self.called = True
 
     def _fraction(self, timestep: float) -> float:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from alignit.class_words import ClassWordError, ClassWords
+from alignit.controls import MAX_STRENGTH, Controls, ControlsError
 from alignit.steps import StepRange
 
 
@@ -33,15 +34,17 @@ class Arguments:
         strength: Blend of keys and values: 0 is the class word's, 1 the paper's, above 1 extrapolates.
         start: Fraction of the sampling steps before which nothing is injected.
         end: Fraction of the sampling steps from which on nothing is injected.
+        controls: More of this, for all concepts that have no options of their own: see `alignit.controls`.
     """
 
     enabled: bool = field(default=False, metadata={"label": "AlignIT"})
     class_words: str = field(default="", metadata={"label": "Class words", "infotext": "AlignIT class words"})
     strength: float = field(
-        default=1.0, metadata={"label": "Strength", "infotext": "AlignIT strength", "range": (0, 2)}
+        default=1.0, metadata={"label": "Strength", "infotext": "AlignIT strength", "range": (0, MAX_STRENGTH)}
     )
     start: float = field(default=0.0, metadata={"label": "Start at", "infotext": "AlignIT start", "range": (0, 1)})
     end: float = field(default=1.0, metadata={"label": "End at", "infotext": "AlignIT end", "range": (0, 1)})
+    controls: str = field(default="", metadata={"label": "More controls", "infotext": "AlignIT controls"})
 
     @classmethod
     def from_list(cls, values: Sequence[Any]) -> Arguments:
@@ -74,9 +77,9 @@ class Arguments:
         return arguments
 
     @property
-    def steps(self) -> StepRange:
-        """The part of the sampling in which concepts are injected."""
-        return StepRange(self.start, self.end)
+    def base_controls(self) -> Controls:
+        """How concepts are put in that have no options of their own."""
+        return Controls(self.strength, steps=StepRange(self.start, self.end)).with_options(self.controls)
 
 
 def infotext_key(name: str) -> str:
@@ -99,6 +102,9 @@ def _field(name: str) -> dataclasses.Field[Any]:
     return next(item for item in dataclasses.fields(Arguments) if item.name == name)
 
 
+_TEXTS = {"class_words": ClassWords, "controls": Controls().with_options}
+
+
 def _checked(name: str, value: Any) -> Any:
     default = _field(name).default
     if isinstance(default, bool):
@@ -107,10 +113,10 @@ def _checked(name: str, value: Any) -> Any:
         return value
     if isinstance(default, str):
         if not isinstance(value, str):
-            raise ArgumentsError(f"AlignIT: {name} must be text such as 'my-cat=cat', not {value!r}")
+            raise ArgumentsError(f"AlignIT: {name} must be text, not {value!r}")
         try:
-            ClassWords(value)
-        except ClassWordError as error:
+            _TEXTS[name](value)
+        except (ClassWordError, ControlsError) as error:
             raise ArgumentsError(f"AlignIT: {error}") from None
         return value
     low, high = value_range(name)

@@ -10,9 +10,18 @@ from typing import Any
 from modules import shared
 
 from alignit.class_words import ClassWordError, ClassWords, remembered
+from alignit.controls import FILLER, Controls, ControlsError
 from alignit.projections import Change
-from alignit.suggestions import class_nouns
-from alignit.syntax import Mark, begins_with, class_word_error, join_class_words, name_key, name_pattern, split
+from alignit.suggestions import class_word_after
+from alignit.syntax import (
+    Mark,
+    class_word_error,
+    is_words,
+    join_class_words,
+    name_key,
+    name_pattern,
+    split,
+)
 from alignit.webui.catversion import Adapter, find_adapter
 from alignit.webui.deltas import Delta, find_token
 from alignit.webui.embeddings import (
@@ -23,7 +32,7 @@ from alignit.webui.embeddings import (
     nearest_class_words,
     passed_over_in,
 )
-from alignit.webui.encoders import Concept, text_encoders
+from alignit.webui.encoders import Concept, single_token, text_encoders
 from alignit.webui.networks import Active
 from alignit.webui.settings import use_suggestions
 
@@ -37,10 +46,12 @@ class Found:
     Attributes:
         concept: The concept.
         source: ``prompt``, ``panel``, ``remembered``, ``suggested``, or ``file`` for the name of its file or folder.
+        options: The options that were given for this concept, as written.
     """
 
     concept: Concept
     source: str
+    options: str = ""
 
 
 class Concepts:
@@ -55,13 +66,21 @@ class Concepts:
         suggestions: For each concept that has none, the nearest nouns, nearest first.
     """
 
-    def __init__(self, words: ClassWords, say: Callable[[str], None]) -> None:
-        """Take the panel's class words, and a function that tells the user what cannot be done."""
+    def __init__(self, words: ClassWords, controls: Controls, say: Callable[[str], None]) -> None:
+        """Take what the panel says.
+
+        Args:
+            words: Its class words.
+            controls: How concepts are put in that have no options of their own.
+            say: Tells the user what cannot be done.
+        """
         self.networks = Active()
         self.found: dict[str, Found] = {}
         self.suggestions: dict[str, list[str]] = {}
         self._panel = words
+        self._controls = controls
         self._in_prompt: dict[str, str] = {}
+        self._options: dict[str, str] = {}
         self._texts: list[str] = []
         self._resolved: dict[tuple[Any, str | None, Change | None], Concept | None] = {}
         self._say = say
@@ -72,8 +91,14 @@ class Concepts:
         for part in split(text):
             # One that cannot be used is told of where its mark is resolved, and says nothing about other mentions. The
             # prompt can also still hold prompt editing here, as in <my-cat=[cat:dog:0.5]>.
-            if isinstance(part, Mark) and part.class_word is not None and class_word_error(part.class_word) is None:
+            if not isinstance(part, Mark):
+                continue
+            if part.class_word is not None and class_word_error(part.class_word) is None:
                 self._in_prompt.setdefault(name_key(part.name), part.class_word)
+            if part.options and self._options.setdefault(name_key(part.name), part.options) != part.options:
+                self._say(
+                    f"'{part.name}' has two sets of options in the prompt, and the first counts for all its mentions."
+                )
         for name in passed_over_in(text):
             if is_for_another_model(name):
                 self._say_unfit(name)
@@ -128,10 +153,13 @@ class Concepts:
         embedding = delta[1] if delta else find_embedding(mark.name)
         if mark.class_word is None:
             return None if embedding is None else self.embedding(embedding)
-        if embedding is not None:
-            concept = self._resolve(embedding, mark.class_word)
-            return embedding if concept is None else replace(concept, trailing=mark.trailing)
-        return self._without_embedding(mark)
+        if embedding is None:
+            return self._words(mark) if is_words(mark.name) else self._without_embedding(mark)
+        concept = self._resolve(embedding, mark.class_word)
+        if concept is None:
+            return embedding
+        follows = mark.trailing and concept.embedding is not None
+        return replace(concept, words=concept.class_word) if follows else concept
 
     def embedding(self, embedding: Any) -> Concept | None:
         """See `alignit.webui.encoders.Lookup`."""
@@ -144,10 +172,42 @@ class Concepts:
         delta = self._delta_of(name)
         if delta is None:
             return None
-        first = re.match(r"[^\W\d_]+", text)
-        noun = first[0] if first and first[0].lower() in class_nouns() else None
-        words = self._panel.get(name), self._remembered(*self._files(delta[1])), noun
-        return next((text[: len(word)] for word in words if word and begins_with(text, word)), None)
+        return class_word_after(text, [self._panel.get(name), self._remembered(*self._files(delta[1]))])
+
+    def _words(self, mark: Mark) -> Concept | None:
+        """Resolve "<cat=dog>": the keys and values of words at other words (the paper's section 3.3)."""
+        if is_for_another_model(mark.name):
+            return self._without_embedding(mark)
+        if not self._is_good(mark.name, mark.class_word or ""):
+            return None
+        tokens = text_encoders(shared.sd_model)[0].tokenize([mark.name])[0]
+        if len(tokens) > CHUNK_LENGTH:
+            self._say(f"'{mark.name[:40]}...' has {len(tokens)} tokens, and a prompt chunk holds {CHUNK_LENGTH}.")
+            return None
+        if len(tokens) > len(mark.name.split()):
+            # Not what the text encoder knows as words: perhaps an embedding whose name is misspelt.
+            self._say(f"There is no embedding '{mark.name}', so its letters are read as words.")
+        return self._use(Concept(mark.name, mark.class_word or "", None, words=mark.name), "prompt")
+
+    def _use(self, concept: Concept, source: str) -> Concept:
+        """Note a concept that is in use, with its controls."""
+        name, given = concept.name, []
+        controls = self._controls
+        for where, options in (
+            ("class words", self._panel.options(name)),
+            ("prompt", self._options.get(name_key(name), "")),
+        ):
+            try:
+                controls = controls.with_options(options)
+                given += [options] if options else []
+            except ControlsError as error:
+                self._say(f"Of the options of '{name}' in the {where}, {error}. They are not used.")
+        if single_token(text_encoders(shared.sd_model)[0], controls.filler) is None:
+            self._say(f"The filler '{controls.filler}' of '{name}' is not one token: '{FILLER}' is used instead.")
+            controls = replace(controls, filler=FILLER)
+        concept = replace(concept, controls=controls)
+        self.found[name] = Found(concept, source, "; ".join(given))
+        return concept
 
     def _without_embedding(self, mark: Mark) -> Concept | None:
         if is_for_another_model(mark.name):
@@ -177,19 +237,17 @@ class Concepts:
                 f"'{word}' alone stands for it in the picture."
             )
             return Concept(embedding.name, word, None)
-        concept = Concept(embedding.name, word, embedding, change, filename=self._files(embedding)[0])
-        self.found[embedding.name] = Found(concept, source)
-        return concept
+        filename = self._files(embedding)[0]
+        return self._use(Concept(embedding.name, word, embedding, change, filename=filename), source)
 
     def _resolve_adapter(self, adapter: Adapter, in_mark: str | None) -> Concept | None:
         word, source = (in_mark, "prompt") if in_mark is not None else self._word_of_adapter(adapter)
         if word is None or not self._is_good(adapter.name, word):
             return None
-        concept = Concept(
-            adapter.name, word, None, encoder_change=adapter.prefixes, trailing=True, filename=adapter.filename
+        return self._use(
+            Concept(adapter.name, word, None, encoder_change=adapter.prefixes, words=word, filename=adapter.filename),
+            source,
         )
-        self.found[adapter.name] = Found(concept, source)
-        return concept
 
     def _word_of_adapter(self, adapter: Adapter) -> tuple[str | None, str]:
         word, source = self._given(adapter.name, self._in_prompt.get(name_key(adapter.name)), adapter.filename)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, Protocol
 
@@ -19,14 +19,12 @@ from modules import shared
 
 from alignit.concept import EncoderPrefixes
 from alignit.conditioning import Injected, splice
+from alignit.controls import Controls
 from alignit.patches import replaced
 from alignit.prefixes import prefixed
-from alignit.projections import Change
+from alignit.projections import Change, row_strength
 from alignit.prompts import Chunk, Span, TargetChunk, base_chunk
 from alignit.syntax import Mark
-
-FILLER = "*"
-
 
 DummyRows = dict[tuple[int, Chunk[Any]], torch.Tensor]
 """Rows of dummy prompts [77, width], by the encoder's number and the chunk."""
@@ -43,12 +41,13 @@ class Concept:
     Attributes:
         name: The embedding's name.
         class_word: The class word's text.
-        embedding: The host's embedding, or None where there is none.
+        embedding: The host's embedding, or None where there is none. Without it and without ``words``, the class word
+            alone shall be used.
         change: Its change of W_k and W_v, or None.
-        encoder_change: Its change of the text encoder, or None. Where it has neither this nor an embedding, the class
-            word alone shall be used.
-        trailing: Whether the class word is a part of the concept: it follows in "<new1> cat", and is all of it in
-            CatVersion.
+        encoder_change: Its change of the text encoder, or None.
+        words: Text that is a part of the concept and follows its vectors: the class word in "<new1> cat" and, without
+            vectors, in CatVersion; the concept itself where it is words, "cat" in "<cat=dog>".
+        controls: How it is put in.
         filename: The file beside which its class word is remembered, or None.
     """
 
@@ -57,7 +56,8 @@ class Concept:
     embedding: Any
     change: Change | None = None
     encoder_change: EncoderPrefixes | None = None
-    trailing: bool = False
+    words: str = ""
+    controls: Controls = field(default=Controls())
     filename: str | None = None
 
 
@@ -129,6 +129,7 @@ class _Placeholder:
 
     concept: Concept
     class_tokens: tuple[int, ...]
+    words: tuple[int, ...]
 
     @property
     def vectors(self) -> int:
@@ -139,8 +140,7 @@ class _Placeholder:
         concept = self.concept
         vectors = int(concept.embedding.vectors) if concept.embedding is not None else 0
         change = concept.encoder_change
-        trailing = self.class_tokens if concept.trailing and (vectors or change) else ()
-        return Span(concept.name, start, self.class_tokens, vectors, concept.embedding, trailing, change)
+        return Span(concept.name, start, self.class_tokens, vectors, concept.embedding, self.words, change)
 
 
 class _TargetView:
@@ -197,7 +197,8 @@ class _TargetView:
             found = self._lookup.embedding(found) or found
         if isinstance(found, Concept):
             self.found_any = True
-            found = _Placeholder(found, tuple(self._encoder.tokenize([found.class_word])[0]))
+            class_word, words = map(tuple, self._encoder.tokenize([found.class_word, found.words]))
+            found = _Placeholder(found, class_word, words)
         return found, length
 
     def target_chunks(self, line: str) -> tuple[list[Any], list[TargetChunk[Any]], int]:
@@ -246,14 +247,14 @@ class Encoding:
     """
 
     def __init__(
-        self, sd_model: Any, lookup: Lookup, strength: Callable[[str], float], encoded: DummyRows | None = None
+        self, sd_model: Any, lookup: Lookup, concept: Callable[[str], Concept], encoded: DummyRows | None = None
     ) -> None:
-        """Prepare for a model, with the strength of each concept by name.
+        """Prepare for a model.
 
         Args:
             sd_model: The host's model.
             lookup: Finds the concepts.
-            strength: Gives a concept's strength.
+            concept: Gives a concept that was found, by its name.
             encoded: Rows of dummy prompts that were encoded with the text encoders as they are now; new ones are added.
 
         Raises:
@@ -266,7 +267,7 @@ class Encoding:
         self.injected: list[Injected] = []
         self._encoders = text_encoders(sd_model)
         self._lookup = lookup
-        self._strength = strength
+        self._concept = concept
         self._encoded = {} if encoded is None else encoded
         self._outputs: list[tuple[torch.Tensor, list[dict[int, str]]]] = []
 
@@ -298,11 +299,25 @@ class Encoding:
             with replaced(encoder, "process_texts", lambda _texts: (host_chunks, token_count)):
                 output = original(texts)
             base = output[0] if isinstance(output, tuple) else output
-            spliced, rows = splice(base, prompts, _filler(encoder), self._encode(encoder), self._strength)
+            spliced, rows = splice(base, prompts, self._filler(encoder), self._encode(encoder), self._strength)
             self._outputs.append((base, rows))
             return (spliced, *output[1:]) if isinstance(output, tuple) else spliced
 
         return forward
+
+    def _strength(self, name: str) -> float:
+        concept = self._concept(name)
+        return row_strength(concept.controls, concept.change is not None)
+
+    def _filler(self, encoder: Any) -> Callable[[str], int]:
+        def filler(name: str) -> int:
+            text = self._concept(name).controls.filler
+            token = single_token(encoder, text)
+            if token is None:
+                raise UnsupportedEncoderError(f"this model's text encoder has no single token for '{text}'")
+            return token
+
+        return filler
 
     def _encode(self, encoder: Any) -> Callable[[Chunk[Any]], torch.Tensor]:
         def encode(chunk: Chunk[Any]) -> torch.Tensor:
@@ -324,11 +339,10 @@ class Encoding:
                 self.injected.append(Injected(crossattn[index], base[index].to(crossattn), rows))
 
 
-def _filler(encoder: Any) -> int:
-    ids = encoder.tokenize([FILLER])[0]
-    if len(ids) != 1:
-        raise UnsupportedEncoderError(f"this model's text encoder has no single token for '{FILLER}'")
-    return int(ids[0])
+def single_token(encoder: Any, text: str) -> int | None:
+    """Return the id of a text's only token, or None where it has more than one or none."""
+    ids = encoder.tokenize([text])[0]
+    return int(ids[0]) if len(ids) == 1 else None
 
 
 def _host_chunks(chunks: Sequence[Any], targets: Sequence[TargetChunk[Any]]) -> list[Any]:

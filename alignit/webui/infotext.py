@@ -13,7 +13,7 @@ from alignit.webui.concepts import Found
 from alignit.webui.notes import INFOTEXT_KEY
 
 SUGGESTED_KEY = "AlignIT suggested"
-_ARGUMENTS = ("class_words", "strength", "start", "end")
+_ARGUMENTS = ("class_words", "strength", "start", "end", "controls")
 
 
 def clear_info(p: Any) -> None:
@@ -32,8 +32,12 @@ def write_info(p: Any, arguments: Arguments, found: Mapping[str, Found]) -> None
     """
     params = p.extra_generation_params
     for name in _ARGUMENTS:
-        params[infotext_key(name)] = f"{getattr(arguments, name)}"
-    words = {name: item.concept.class_word for name, item in found.items()}
+        if name != "controls" or arguments.controls:
+            params[infotext_key(name)] = f"{getattr(arguments, name)}"
+    words = {
+        name: "; ".join(part for part in (item.concept.class_word, item.options) if part)
+        for name, item in found.items()
+    }
     params[infotext_key("class_words")] = format_class_words(words)
     suggested = [name for name, item in found.items() if item.source == "suggested"]
     if suggested:

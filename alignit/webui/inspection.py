@@ -5,6 +5,7 @@ from __future__ import annotations
 from modules import extra_networks, prompt_parser, sd_models, ui_extra_networks
 
 from alignit.class_words import ClassWordError, ClassWords, format_class_words, remember
+from alignit.controls import Controls
 from alignit.webui.concepts import Concepts
 from alignit.webui.encoders import Concept, UnsupportedEncoderError, find_concepts
 from alignit.webui.networks import read_networks
@@ -66,6 +67,7 @@ def _content(concept: Concept) -> str:
         f"{vectors} {'vector' if vectors == 1 else 'vectors'}": vectors,
         "keys and values": concept.change,
         "text encoder": concept.encoder_change,
+        "words": concept.embedding is None and concept.encoder_change is None,
     }
     return ", ".join(part for part, there in parts.items() if there)
 
@@ -87,7 +89,7 @@ def _look(prompt: str, class_words: str) -> tuple[Concepts, list[str]]:
     if sd_model is None:
         raise _NoModelError("No model is loaded yet; make a picture first.")
     notes: list[str] = []
-    concepts = Concepts(ClassWords(class_words), notes.append)
+    concepts = Concepts(ClassWords(class_words), Controls(), notes.append)
     (prompt,), networks = extra_networks.parse_prompts([prompt])
     concepts.networks = read_networks(networks, notes.append)
     texts = _texts(prompt)

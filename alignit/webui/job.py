@@ -16,13 +16,14 @@ from modules import errors, shared
 from modules.hypernetworks import hypernetwork
 
 from alignit.class_words import ClassWords
+from alignit.controls import Controls
 from alignit.injection import Injector
 from alignit.patches import replaced
-from alignit.projections import Change, ChangedAtConcepts, ChangedEverywhere, ProjectionHooks
+from alignit.projections import Change, ChangedAtConcepts, ChangedEverywhere, ProjectionHooks, needs_projections
 from alignit.syntax import without_class_words
 from alignit.webui.arguments import Arguments
 from alignit.webui.concepts import Concepts, PlainDeltas
-from alignit.webui.encoders import DummyRows, Encoding, UnsupportedEncoderError
+from alignit.webui.encoders import Concept, DummyRows, Encoding, UnsupportedEncoderError
 from alignit.webui.infotext import write_info
 from alignit.webui.networks import NETWORKS, Active, read_networks
 from alignit.webui.notes import Notes
@@ -59,9 +60,10 @@ class Job:
         self._p = p
         self._arguments = arguments
         self._notes = Notes(p)
-        self._concepts = Concepts(ClassWords(arguments.class_words), self._notes.say)
-        self._injector = Injector(arguments.steps.always)
+        self._concepts = Concepts(ClassWords(arguments.class_words), arguments.base_controls, self._notes.say)
+        self._injector = Injector()
         self._projections: ProjectionHooks | None = None
+        self._at_concepts: ChangedAtConcepts | None = None
         self._failed = False
         self._computed: list[_Conds] = []
         self._computing = _Conds(None, set(), {}, Active())
@@ -126,8 +128,13 @@ class Job:
                 self._injector.expected |= computed.concepts
                 self._watch_projections(computed, unet)
             if self.aligns:
-                self._injector.active = self._arguments.steps.is_active(denoiser.step / denoiser.total_steps)
+                fraction = denoiser.step / denoiser.total_steps
+                self._injector.inactive = {
+                    name for name, controls in self._controls().items() if not controls.steps.is_active(fraction)
+                }
                 self._injector.watch(unet)
+                if self._at_concepts is not None:
+                    self._at_concepts.fraction = fraction
         except Exception:
             self._fail(
                 "following the sampling",
@@ -142,9 +149,12 @@ class Job:
         if self._sampled_with != sampled_with:
             self._sampled_with = sampled_with
             self._release_projections()
-            if self.aligns and computed.changes:
-                self._projections = ChangedAtConcepts(
-                    self._injector.injected, computed.changes, self._arguments.strength, _through_hypernetworks
+            controls = self._controls()
+            if self.aligns and any(
+                needs_projections(controls[name], name in computed.changes) for name in computed.concepts
+            ):
+                self._projections = self._at_concepts = ChangedAtConcepts(
+                    self._injector.injected, computed.changes, controls, len(unet.channel_mult), _through_hypernetworks
                 )
             elif not self.aligns and computed.networks.deltas:
                 self._projections = ChangedEverywhere(computed.networks.changes)
@@ -154,7 +164,7 @@ class Job:
     def _release_projections(self) -> None:
         if self._projections is not None:
             self._projections.release()
-            self._projections = None
+            self._projections = self._at_concepts = None
 
     def _get_conds(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def get_conds_with_caching(
@@ -201,7 +211,7 @@ class Job:
                 try:
                     for text in texts:
                         self._concepts.read(text)
-                    encoding = Encoding(sd_model, self._concepts, self._strength_of, dummies)
+                    encoding = Encoding(sd_model, self._concepts, self._found, dummies)
                     conditioning = encoding.run(original, texts)
                     self._note_injected(encoding)
                     return conditioning
@@ -215,7 +225,7 @@ class Job:
                 if networks.deltas:
                     try:
                         lookup = PlainDeltas(networks.deltas)
-                        return Encoding(sd_model, lookup, self._strength_of).run(original, plain_texts)
+                        return Encoding(sd_model, lookup, self._found).run(original, plain_texts)
                     except UnsupportedEncoderError as error:
                         self._notes.say(f"{error}. The tokens of <delta:...> are read as plain text.")
                 return original(plain_texts)
@@ -229,9 +239,11 @@ class Job:
             self._fail("looking for embeddings")
             return list(texts)
 
-    def _strength_of(self, concept: str) -> float:
-        # Where W_k and W_v change too, keys and values are blended, and the row stays whole.
-        return 1.0 if self._concepts.found[concept].concept.change else self._arguments.strength
+    def _found(self, name: str) -> Concept:
+        return self._concepts.found[name].concept
+
+    def _controls(self) -> dict[str, Controls]:
+        return {name: found.concept.controls for name, found in self._concepts.found.items()}
 
     def _read_networks(self, extra_network_data: Any) -> Active:
         networks = Active()
@@ -268,9 +280,10 @@ class Job:
         self._injector.injected += encoding.injected
         for name in {name for injected in encoding.injected for name in injected.rows.values()}:
             self._computing.concepts.add(name)
-            change = self._concepts.found[name].concept.change
-            if change is not None:
-                self._computing.changes[name] = change
+            concept = self._found(name)
+            if concept.change is not None:
+                self._computing.changes[name] = concept.change
+            self._injector.always_active &= concept.controls.steps.always
         if self._concepts.found:
             write_info(self._p, self._arguments, self._concepts.found)
 

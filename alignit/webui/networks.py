@@ -64,7 +64,7 @@ class Active:
         adapter = find_adapter(self.adapters, mark.name)
         if adapter is not None:
             return mark.class_word or next(iter(adapter.class_words), None)
-        return None if mark.class_word is None else find_embedding_name(mark.name)
+        return _plain_name(mark)
 
 
 def has_networks(prompts: Iterable[str]) -> bool:
@@ -94,8 +94,10 @@ def plain_text(extra_network_data: Mapping[str, Any] | None) -> Callable[[Mark],
     adapters = {name_key(params.positional[0]) for params in named if params.positional}
 
     def find(mark: Mark) -> str | None:
-        if mark.class_word is None:
-            return None
-        return mark.class_word if name_key(mark.name) in adapters else find_embedding_name(mark.name)
+        return mark.class_word if name_key(mark.name) in adapters else _plain_name(mark)
 
     return find
+
+
+def _plain_name(mark: Mark) -> str | None:
+    return find_embedding_name(mark.name) if mark.class_word is not None or mark.options else None

@@ -55,15 +55,23 @@ class Panel:
                     )
                     for name in ("strength", "start", "end")
                 )
-        self.components = [enabled, class_words, strength, start, end]
+            controls = gr.Textbox(
+                value=defaults.controls,
+                label=label("controls"),
+                placeholder="keys; layers down mid; falling",
+                info="For all concepts; for one of them in the prompt: <my-cat=cat; 0.5; keys>.",
+                elem_id=elem_id("controls"),
+            )
+        self.components = [enabled, class_words, strength, start, end, controls]
         self.paste_fields = [
             infotext_utils.PasteField(enabled, was_enabled),
             *(
                 infotext_utils.PasteField(component, infotext_key(name))
                 for component, name in zip(
-                    self.components[1:], ("class_words", "strength", "start", "end"), strict=True
+                    self.components[1:-1], ("class_words", "strength", "start", "end"), strict=True
                 )
             ),
+            infotext_utils.PasteField(controls, lambda params: params.get(infotext_key("controls"), "")),
         ]
         if prompt is not None:
             # Follows every change, typed or pasted, in the browser alone: javascript/alignit.js waits for the last one.

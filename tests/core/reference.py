@@ -7,6 +7,8 @@ both prompts, and overwritten at an index.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -166,6 +168,8 @@ def generate_by_index(
     injections: list[tuple[torch.Tensor, list[int]]],
     strength: float = 1.0,
     customised: dict[str, torch.Tensor] | None = None,
+    parts: str = "kv",
+    blocks: Sequence[int] = ATTENTION_BLOCKS,
 ) -> torch.Tensor:
     """Line 4 for one prompt: K and V of both prompts layer by layer, K_p[i] and V_p[i] overwritten at each index i.
 
@@ -176,6 +180,8 @@ def generate_by_index(
         injections: For each concept the conditioning of its dummy prompt [tokens, width], and its indices.
         strength: Blend of keys and values.
         customised: Weights W' of the customised model by name, as in Custom Diffusion's checkpoints; default: the base.
+        parts: "k", "v" or both: what is overwritten.
+        blocks: Where it is.
     """
     for number, enter, attention in zip(ATTENTION_BLOCKS, unet.enter, unet.attentions, strict=True):
         name = f"model.diffusion_model.input_blocks.{number}.1.transformer_blocks.0.attn2.to_"
@@ -185,8 +191,10 @@ def generate_by_index(
         keys, values = base @ attention.to_k.weight.T, base @ attention.to_v.weight.T
         for dummy, indices in injections:
             dummy_keys, dummy_values = dummy @ weights["k"].T, dummy @ weights["v"].T
-            for i in indices:
-                keys[i] = keys[i] + strength * (dummy_keys[i] - keys[i])
-                values[i] = values[i] + strength * (dummy_values[i] - values[i])
+            for i in indices if number in blocks else []:
+                if "k" in parts:
+                    keys[i] = keys[i] + strength * (dummy_keys[i] - keys[i])
+                if "v" in parts:
+                    values[i] = values[i] + strength * (dummy_values[i] - values[i])
         x = x + attention.attend(x, keys[None], values[None])
     return unet.leave(x)

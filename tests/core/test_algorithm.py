@@ -26,6 +26,10 @@ words = st.integers(1, 250)
 mention = st.tuples(st.sampled_from(list(CONCEPTS)), st.lists(words, min_size=1, max_size=4))
 
 
+def star(_concept: str) -> int:
+    return FILLER
+
+
 def target_chunk(parts: list) -> TargetChunk:
     """Build the target as a host would: placeholders of token 0 where a concept stands."""
     tokens, spans = [START], []
@@ -98,7 +102,7 @@ def test_unet_output_equals_overwriting_keys_and_values_by_index(parts: list, st
     x, t = torch.randn(1, 10, 4, generator=generator), torch.tensor([0.3])
 
     base = encode_chunk(base_chunk(target))[None]
-    spliced, _ = splice(base, [[target]], FILLER, encode_chunk, lambda _concept: strength)
+    spliced, _ = splice(base, [[target]], star, encode_chunk, lambda _concept: strength)
     ours = UNET(x, t, context=spliced)
 
     encoded = [(reference.encode(ENCODER, reference.padded(tokens)), indices) for tokens, indices in dummies]
@@ -124,7 +128,7 @@ def test_rows_of_other_tokens_are_the_base_models(parts: list) -> None:
     target = target_chunk(parts)
     base = encode_chunk(base_chunk(target))[None]
     before = base.clone()
-    spliced, (placed,) = splice(base, [[target]], FILLER, encode_chunk)
+    spliced, (placed,) = splice(base, [[target]], star, encode_chunk)
     assert torch.equal(base, before)
     untouched = [row for row in range(reference.LENGTH) if row not in placed]
     assert torch.equal(spliced[0, untouched], base[0, untouched])
@@ -146,14 +150,14 @@ def test_base_and_dummy_prompt_have_the_targets_length(parts: list) -> None:
         seen.append(tokens)
         return torch.zeros(reference.LENGTH, reference.WIDTH)
 
-    splice(torch.zeros(1, reference.LENGTH, reference.WIDTH), [[target]], FILLER, note)
+    splice(torch.zeros(1, reference.LENGTH, reference.WIDTH), [[target]], star, note)
     assert seen == [reference.padded(dummy) for dummy, _ in dummies]
 
 
 def test_a_prompt_of_several_chunks_is_spliced_in_each() -> None:
     first, second = target_chunk([1, ("<one>", [9])]), target_chunk([("<three>", [9, 10]), 4])
     base = torch.stack([encode_chunk(base_chunk(chunk)) for chunk in (first, second)]).flatten(0, 1)[None]
-    spliced, (placed,) = splice(base, [[first, second]], FILLER, encode_chunk)
+    spliced, (placed,) = splice(base, [[first, second]], star, encode_chunk)
     assert placed == {2: "<one>", 78: "<three>", 79: "<three>", 80: "<three>"}
     dummy = reference.encode(ENCODER, reference.padded([*IDS["<three>"], FILLER]))
     torch.testing.assert_close(spliced[0, 78:81], dummy[1:4], rtol=1e-4, atol=1e-4)
@@ -169,7 +173,7 @@ def test_equal_dummy_prompts_are_encoded_once() -> None:
         return encode_chunk(chunk)
 
     base = torch.zeros(2, reference.LENGTH, reference.WIDTH)
-    splice(base, [[target], [other]], FILLER, encode)
+    splice(base, [[target], [other]], star, encode)
     assert len(calls) == 1
 
 
@@ -182,7 +186,7 @@ def test_emphasis_stays_at_the_concept_in_its_dummy_prompt() -> None:
     splice(
         torch.zeros(1, 77, 32),
         [[weighted]],
-        FILLER,
+        star,
         lambda chunk: seen.append(chunk.multipliers) or encode_chunk(chunk),
     )
     assert seen[0][:5] == (1.0, 1.0, 1.2, 1.0, 1.0)

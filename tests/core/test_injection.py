@@ -34,6 +34,13 @@ def call(unet: Recorder, context: torch.Tensor, positional: bool = False) -> tor
     return unet.context
 
 
+def ranged() -> Injector:
+    """An injector with a range of steps to obey."""
+    injector = Injector()
+    injector.always_active = False
+    return injector
+
+
 batches = st.permutations(["a", "b", "uncond", "uncond"]).flatmap(
     lambda order: st.integers(1, 4).map(lambda n: order[:n])
 )
@@ -43,7 +50,7 @@ batches = st.permutations(["a", "b", "uncond", "uncond"]).flatmap(
 @given(batches, st.integers(0, 5), st.booleans(), st.sampled_from([torch.float32, torch.float16, torch.bfloat16]))
 def test_base_rows_come_back_in_any_batch(order, padding, positional, dtype) -> None:
     prompts = {"a": prompt(1, {2: "cat", 3: "cat"}), "b": prompt(2, {7: "dog"}), "uncond": prompt(3, {})}
-    injector, unet = Injector(always_active=False), Recorder()
+    injector, unet = ranged(), Recorder()
     for item in prompts.values():
         injector.injected.append(item)
     extra = torch.zeros(len(order), padding, 6)
@@ -52,15 +59,15 @@ def test_base_rows_come_back_in_any_batch(order, padding, positional, dtype) -> 
     with injector:
         injector.watch(unet)
         assert torch.equal(call(unet, given_rows, positional), given_rows)
-        injector.active = False
+        injector.inactive = {"cat", "dog"}
         assert torch.equal(call(unet, given_rows, positional), base_rows)
 
 
 def test_rows_in_front_of_the_prompt_do_not_matter() -> None:
     item = prompt(1, {4: "cat"})
-    injector, unet = Injector(always_active=False), Recorder()
+    injector, unet = ranged(), Recorder()
     injector.injected.append(item)
-    injector.active = False
+    injector.inactive = {"cat", "dog"}
     marker = torch.ones(1, 6)
     with injector:
         injector.watch(unet)
@@ -73,10 +80,10 @@ def test_rows_in_front_of_the_prompt_do_not_matter() -> None:
 def test_prompts_that_share_an_injected_row_get_their_own_base_rows_back() -> None:
     shared = torch.full((6,), 0.5)
     red, blue = prompt(1, {5: "cat"}, shared), prompt(2, {5: "cat"}, shared)
-    injector, unet = Injector(always_active=False), Recorder()
+    injector, unet = ranged(), Recorder()
     injector.injected.append(red)
     injector.injected.append(blue)
-    injector.active = False
+    injector.inactive = {"cat", "dog"}
     with injector:
         injector.watch(unet)
         seen = call(unet, torch.stack([blue.conditioning, red.conditioning, blue.conditioning]))
@@ -85,7 +92,7 @@ def test_prompts_that_share_an_injected_row_get_their_own_base_rows_back() -> No
 
 def test_concepts_are_seen_one_by_one_and_then_the_hook_goes() -> None:
     first, later = prompt(1, {2: "cat"}), prompt(2, {3: "dog"})
-    injector, unet = Injector(always_active=True), Recorder()
+    injector, unet = Injector(), Recorder()
     injector.injected.append(first)
     injector.injected.append(later)
     injector.expected = {"cat", "dog"}
@@ -103,7 +110,7 @@ def test_concepts_are_seen_one_by_one_and_then_the_hook_goes() -> None:
 
 
 def test_the_hook_follows_a_changed_model_and_never_stays() -> None:
-    injector, base, refiner = Injector(always_active=False), Recorder(), Recorder()
+    injector, base, refiner = ranged(), Recorder(), Recorder()
     with pytest.raises(RuntimeError, match="interrupted"), injector:
         injector.watch(base)
         injector.watch(base)
@@ -116,9 +123,9 @@ def test_the_hook_follows_a_changed_model_and_never_stays() -> None:
 
 
 def test_a_unet_without_context_is_left_alone() -> None:
-    injector, unet = Injector(always_active=False), Recorder()
+    injector, unet = ranged(), Recorder()
     injector.injected.append(prompt(1, {2: "cat"}))
-    injector.active = False
+    injector.inactive = {"cat", "dog"}
     with injector:
         injector.watch(unet)
         unet(torch.zeros(1, 3, 4), torch.zeros(1), context=None)
@@ -129,10 +136,10 @@ def test_a_negative_prompt_that_begins_with_the_concept_is_left_alone() -> None:
     """A text encoder's row depends on what precedes it alone: it has the dummy prompt's row, and another after it."""
     item, negative = prompt(1, {1: "cat", 2: "cat"}), prompt(2, {}).conditioning
     negative[:3] = item.conditioning[:3]
-    injector, unet = Injector(always_active=False), Recorder()
+    injector, unet = ranged(), Recorder()
     injector.injected.append(item)
     injector.expected = {"cat"}
-    injector.active = False
+    injector.inactive = {"cat", "dog"}
     with injector:
         injector.watch(unet)
         assert torch.equal(call(unet, negative[None])[0], negative)
@@ -144,19 +151,19 @@ def test_a_negative_prompt_that_begins_with_the_concept_is_left_alone() -> None:
 
 def test_a_concept_at_the_very_end_of_a_sliced_context_is_found() -> None:
     item = prompt(1, {4: "cat"})
-    injector, unet = Injector(always_active=False), Recorder()
+    injector, unet = ranged(), Recorder()
     injector.injected.append(item)
-    injector.active = False
+    injector.inactive = {"cat", "dog"}
     with injector:
         injector.watch(unet)
         assert torch.equal(call(unet, item.conditioning[None, :5])[0], item.base[:5])
 
 
 def test_prompts_encoded_for_a_model_of_another_width_are_passed_over() -> None:
-    injector, unet = Injector(always_active=False), Recorder()
+    injector, unet = ranged(), Recorder()
     injector.injected.append(prompt(1, {2: "cat"}))
     injector.expected = {"cat"}
-    injector.active = False
+    injector.inactive = {"cat", "dog"}
     context = torch.ones(1, 12, 8)
     with injector:
         injector.watch(unet)

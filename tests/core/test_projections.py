@@ -11,6 +11,7 @@ import torch
 
 from alignit.concept import Dense, Factors, KeyValueWeights
 from alignit.conditioning import Injected
+from alignit.controls import Controls
 from alignit.injection import Injector
 from alignit.layer_names import layer_of
 from alignit.projections import Change, ChangedAtConcepts, ChangedEverywhere
@@ -62,7 +63,10 @@ def test_unet_output_equals_overwriting_with_the_customised_models_keys_and_valu
     weights = customised()
     injected, dummy = prompt(1, {4: "<new1>", 5: "<new1>"})
     x, t = inputs()
-    with torch.no_grad(), ChangedAtConcepts([injected], {"<new1>": Change(kind(weights))}, strength) as hooks:
+    with (
+        torch.no_grad(),
+        ChangedAtConcepts([injected], {"<new1>": Change(kind(weights))}, {"<new1>": Controls(strength)}) as hooks,
+    ):
         hooks.watch(UNET)
         ours = UNET(x, t, context=injected.conditioning[None])
         again = UNET(x, t, context=injected.conditioning[None].clone())
@@ -101,7 +105,7 @@ def test_in_a_batch_only_the_rows_of_the_concept_change_and_each_prompt_gets_its
     two, two_dummy = prompt(2, {2: "a", 7: "plain"})
     uncond = torch.randn(12, reference.WIDTH, generator=torch.Generator().manual_seed(9))
     x, t = inputs(3)
-    with torch.no_grad(), ChangedAtConcepts([one, two], {"a": Change(full(weights))}, 0.7) as hooks:
+    with torch.no_grad(), ChangedAtConcepts([one, two], {"a": Change(full(weights))}, {"a": Controls(0.7)}) as hooks:
         hooks.watch(UNET)
         ours = UNET(x, t, context=torch.stack([two.conditioning, uncond, one.conditioning]))
     for index, (base, injections) in enumerate(
@@ -116,9 +120,10 @@ def test_in_a_batch_only_the_rows_of_the_concept_change_and_each_prompt_gets_its
 def test_outside_the_range_of_steps_there_is_nothing_to_change() -> None:
     injected, _ = prompt(1, {4: "a"})
     x, t = inputs()
-    injector = Injector(always_active=False)
+    injector = Injector()
+    injector.always_active = False
     injector.injected.append(injected)
-    injector.active = False
+    injector.inactive = {"a"}
     with torch.no_grad(), injector, ChangedAtConcepts(injector.injected, {"a": Change(full(customised()))}) as hooks:
         injector.watch(UNET)
         hooks.watch(UNET)
@@ -169,7 +174,7 @@ def test_what_is_injected_is_computed_once_for_all_calls_batches_and_images(appl
         [injected.conditioning, uncond],
         [uncond, injected.conditioning],  # another order
     ]
-    with torch.no_grad(), ChangedAtConcepts([injected], {"a": Change(deltas(weights))}, strength) as hooks:
+    with torch.no_grad(), ChangedAtConcepts([injected], {"a": Change(deltas(weights))}, {"a": Controls(strength)}) as hooks:
         hooks.watch(UNET)
         for batch in batches:
             x, t = inputs(len(batch))
@@ -266,3 +271,33 @@ def test_a_loaded_checkpoint_of_custom_diffusion_is_injected_as_its_authors_woul
         ours = UNET(x, t, context=injected.conditioning[None])
     wanted = reference.generate_by_index(UNET, x, t, injected.base, [(dummy, [4])], 1.0, weights)
     torch.testing.assert_close(ours, wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("change", [False, True])
+@pytest.mark.parametrize(
+    ("options", "parts", "blocks", "strengths"),
+    [
+        ("keys", "k", (1, 2, 4), [1, 1, 1]),
+        ("values", "v", (1, 2, 4), [1, 1, 1]),
+        ("layers in01 in04", "kv", (1, 4), [1, 1, 1]),
+        ("layers /1; 0.5; keys", "k", (1, 2), [0.5, 0.5, 0.5]),
+        ("2; rising", "kv", (1, 2, 4), [0, 0.5, 1]),
+        ("falling; steps 0-0.5", "kv", (1, 2, 4), [1, 0.5, 0]),
+    ],
+)
+def test_controls_are_obeyed_in_each_layer_and_step(
+    options: str, parts: str, blocks: tuple[int, ...], strengths: list[float], change: bool
+) -> None:
+    weights = customised() if change else None
+    changes = {"a": Change(full(weights))} if weights else {}
+    injected, dummy = prompt(1, {4: "a"})
+    x, t = inputs()
+    with torch.no_grad(), ChangedAtConcepts([injected], changes, {"a": Controls().with_options(options)}) as hooks:
+        hooks.watch(UNET)
+        for step, strength in enumerate(strengths):
+            hooks.fraction = step / 4
+            ours = UNET(x, t, context=injected.conditioning[None].clone())
+            wanted = reference.generate_by_index(
+                UNET, x, t, injected.base, [(dummy, [4])], strength, weights, parts, blocks
+            )
+            torch.testing.assert_close(ours, wanted, rtol=1e-4, atol=1e-4)
