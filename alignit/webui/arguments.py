@@ -11,6 +11,8 @@ from alignit.class_words import ClassWordError, ClassWords
 from alignit.controls import MAX_STRENGTH, Controls, ControlsError
 from alignit.steps import StepRange
 
+MAX_TEXT = 100_000  # characters; the host has no use for longer prompts, and would take minutes to read one
+
 
 class ArgumentsError(Exception):
     """Arguments that cannot be used; the message says which and why.
@@ -53,18 +55,10 @@ class Arguments:
         Raises:
             ArgumentsError: A value has the wrong type or range, or a name is unknown; the message says which and why.
         """
-        names = [item.name for item in dataclasses.fields(cls)]
-        if values and isinstance(values[0], Mapping):
-            # The host fills the positions after the mapping with the defaults.
-            given = dict(values[0])
-        elif len(values) > len(names):
-            raise ArgumentsError(
-                f"AlignIT takes at most {len(names)} arguments ({', '.join(names)}), not {len(values)}"
-            )
-        else:
-            given = dict(zip(names, values, strict=False))
+        given = cls.named(values)
         if given.get("enabled") is False:
             return cls()  # what stands in a panel that is off is nobody's mistake
+        names = _names()
         unknown = [str(name) for name in given if name not in names]
         if unknown:
             raise ArgumentsError(f"AlignIT has no argument '{unknown[0]}': there are {', '.join(names)}")
@@ -76,10 +70,31 @@ class Arguments:
             )
         return arguments
 
+    @classmethod
+    def named(cls, values: Sequence[Any]) -> dict[str, Any]:
+        """Return arguments as the host passes them by their names, unchecked.
+
+        Raises:
+            ArgumentsError: There are too many.
+        """
+        names = _names()
+        if values and isinstance(values[0], Mapping):
+            # The host fills the positions after the mapping with the defaults.
+            return dict(values[0])
+        if len(values) > len(names):
+            raise ArgumentsError(
+                f"AlignIT takes at most {len(names)} arguments ({', '.join(names)}), not {len(values)}"
+            )
+        return dict(zip(names, values, strict=False))
+
     @property
     def base_controls(self) -> Controls:
         """How concepts are put in that have no options of their own."""
         return Controls(self.strength, steps=StepRange(self.start, self.end)).with_options(self.controls)
+
+
+def _names() -> list[str]:
+    return [item.name for item in dataclasses.fields(Arguments)]
 
 
 def infotext_key(name: str) -> str:
@@ -121,7 +136,7 @@ def _checked(name: str, value: Any) -> Any:
         return value
     low, high = value_range(name)
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ArgumentsError(f"AlignIT: {name} must be a number from {low} to {high}, not {value!r}")
+        raise ArgumentsError(f"AlignIT: {name} must be a number from {low:g} to {high:g}, not {value!r}")
     if not low <= value <= high:
-        raise ArgumentsError(f"AlignIT: {name} must be from {low} to {high}, not {str(value)[:20]}")
+        raise ArgumentsError(f"AlignIT: {name} must be from {low:g} to {high:g}, not {str(value)[:20]}")
     return float(value)

@@ -60,6 +60,19 @@ def passed_over_in(text: str) -> list[str]:
     return [name for name in skipped if name.lower() in lower and name_pattern(name).search(text)]
 
 
+def all_embeddings() -> list[tuple[Any, bool]]:
+    """Return all installed embeddings, and for each whether it fits the loaded model."""
+    database = sd_hijack.model_hijack.embedding_db
+    fitting = {embedding.name: (embedding, True) for embedding in database.word_embeddings.values()}
+    others = {embedding.name: (embedding, _fits(embedding)) for embedding in database.skipped_embeddings.values()}
+    return list((others | fitting).values())
+
+
+def embedding_names() -> list[str]:
+    """Return the names of the loaded model's embeddings."""
+    return list(sd_hijack.model_hijack.embedding_db.word_embeddings)
+
+
 def embeddings_in(text: str) -> list[str]:
     """Return the names in a text of the loaded model's embeddings."""
     loaded = sd_hijack.model_hijack.embedding_db.word_embeddings

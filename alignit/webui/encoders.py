@@ -15,7 +15,7 @@ from types import SimpleNamespace
 from typing import Any, Protocol
 
 import torch
-from modules import shared
+from modules import sd_hijack_open_clip, shared
 
 from alignit.concept import EncoderPrefixes
 from alignit.conditioning import Injected, splice
@@ -337,6 +337,12 @@ class Encoding:
         for index, rows in enumerate(all_rows):
             if rows and texts[index] not in texts[:index]:
                 self.injected.append(Injected(crossattn[index], base[index].to(crossattn), rows))
+
+
+def token_texts(encoder: Any, tokens: Sequence[int]) -> list[str]:
+    """Return the text of each token."""
+    tokenizer = getattr(encoder, "tokenizer", None) or sd_hijack_open_clip.tokenizer
+    return [str(tokenizer.decode([token])).strip() for token in tokens]
 
 
 def single_token(encoder: Any, text: str) -> int | None:

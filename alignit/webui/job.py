@@ -145,11 +145,11 @@ class Job:
         # The same modules can hold another checkpoint's weights, and the next pass other deltas or LoRAs. Where it has
         # the same, what was computed for the pass before holds.
         changes = computed.changes if self.aligns else computed.networks.changes
-        sampled_with = self.aligns, changes, computed.state, id(shared.sd_model), shared.sd_model.sd_checkpoint_info
+        controls, sd_model = self._controls(), shared.sd_model
+        sampled_with = self.aligns, changes, controls, computed.state, id(sd_model), sd_model.sd_checkpoint_info
         if self._sampled_with != sampled_with:
             self._sampled_with = sampled_with
             self._release_projections()
-            controls = self._controls()
             if self.aligns and any(
                 needs_projections(controls[name], name in computed.changes) for name in computed.concepts
             ):

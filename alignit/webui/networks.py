@@ -14,9 +14,9 @@ from alignit.prefixes import prefixed
 from alignit.projections import Change
 from alignit.syntax import Mark, name_key
 from alignit.webui import catversion, deltas
-from alignit.webui.catversion import Adapter, find_adapter, load_adapter
-from alignit.webui.deltas import Delta, load_delta
-from alignit.webui.embeddings import find_embedding_name
+from alignit.webui.catversion import ADAPTERS, Adapter, find_adapter, load_adapter
+from alignit.webui.deltas import DELTAS, Delta, load_delta
+from alignit.webui.embeddings import embedding_names, find_embedding_name
 from alignit.webui.encoders import clip_layers, text_encoders
 
 NETWORKS = (deltas.NETWORK, catversion.NETWORK)
@@ -65,6 +65,12 @@ class Active:
         if adapter is not None:
             return mark.class_word or next(iter(adapter.class_words), None)
         return _plain_name(mark)
+
+
+def installed_concepts() -> list[str]:
+    """Return the names of all concepts that there are for the loaded model: embeddings, deltas and adapters."""
+    files = [library.names(path)[0] for library in (DELTAS, ADAPTERS) for path in library.files()]
+    return [*embedding_names(), *files]
 
 
 def has_networks(prompts: Iterable[str]) -> bool:

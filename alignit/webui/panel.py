@@ -10,7 +10,12 @@ import gradio as gr
 from modules import infotext_utils, ui_components
 
 from alignit.webui.arguments import Arguments, infotext_key, label, value_range
-from alignit.webui.inspection import inspect_prompt, remember_class_words, suggested_class_words
+from alignit.webui.inspection import (
+    InspectionError,
+    inspect_prompt,
+    remember_class_words,
+    suggested_class_words,
+)
 
 
 class Panel:
@@ -91,14 +96,22 @@ def was_enabled(params: dict[str, Any]) -> bool:
 
 
 def _found(prompt: str, class_words: str) -> str:
-    return _as_html(*inspect_prompt(prompt, class_words))
+    try:
+        seen = inspect_prompt(prompt, class_words)
+    except InspectionError as error:
+        return _as_html([], [f"{error}"])
+    return _as_html([f"{concept}" for concept in seen.concepts], seen.notes)
 
 
 def _remembered(prompt: str, class_words: str) -> str:
-    return _as_html(*remember_class_words(prompt, class_words))
+    try:
+        return _as_html(*remember_class_words(prompt, class_words))
+    except InspectionError as error:
+        return _as_html([], [f"{error}"])
 
 
 def _as_html(lines: list[str], notes: list[str]) -> str:
+    lines = lines if lines or notes else ["No concept in the prompt."]
     return "".join(
         [f"<p>{html.escape(line)}</p>" for line in lines]
         + [f'<p class="alignit-note">{html.escape(note)}</p>' for note in notes]

@@ -8,6 +8,7 @@ from modules import errors, scripts
 
 from alignit.syntax import without_class_words
 from alignit.webui.arguments import Arguments, ArgumentsError
+from alignit.webui.axes import with_axes
 from alignit.webui.infotext import clear_info
 from alignit.webui.job import Job
 from alignit.webui.networks import has_networks, plain_text
@@ -48,7 +49,7 @@ class AlignITScript(scripts.Script):  # type: ignore[misc]
         Job.end(p)
         clear_info(p)
         try:
-            Arguments.from_list(args)
+            Arguments.from_list(with_axes(p, args))
         except ArgumentsError as error:
             if getattr(p, "is_api", False):
                 _refuse(p, error)
@@ -57,7 +58,7 @@ class AlignITScript(scripts.Script):  # type: ignore[misc]
         """Set the generation up: the model is loaded, styles are merged and embeddings are up to date."""
         Job.end(p)
         try:
-            arguments = Arguments.from_list(args)
+            arguments = Arguments.from_list(with_axes(p, args))
         except ArgumentsError as error:
             Notes(p).say(f"{error} This picture is made without AlignIT.")
             return

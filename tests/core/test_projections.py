@@ -174,7 +174,10 @@ def test_what_is_injected_is_computed_once_for_all_calls_batches_and_images(appl
         [injected.conditioning, uncond],
         [uncond, injected.conditioning],  # another order
     ]
-    with torch.no_grad(), ChangedAtConcepts([injected], {"a": Change(deltas(weights))}, {"a": Controls(strength)}) as hooks:
+    with (
+        torch.no_grad(),
+        ChangedAtConcepts([injected], {"a": Change(deltas(weights))}, {"a": Controls(strength)}) as hooks,
+    ):
         hooks.watch(UNET)
         for batch in batches:
             x, t = inputs(len(batch))

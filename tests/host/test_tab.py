@@ -179,7 +179,7 @@ def test_custom_diffusion_from_the_card_to_the_picture(page_host: WebUI, folders
 
     to_generation(tab)
     tab.open_panel()
-    expect(tab.found).to_have_text("<new1> (1 vector, keys and values): sleepy cat, from the prompt.")
+    expect(tab.found).to_have_text("<new1> (Custom Diffusion, 1 vector): sleepy cat, from the prompt.")
     picture = tab.generate(page_host.url)
     assert "AlignIT class words: <new1>=sleepy cat" in picture.infotext
     assert "AlignIT note" not in picture.infotext
