@@ -16,12 +16,15 @@ from pathlib import Path
 import torch
 from PIL import Image
 from playwright.sync_api import Browser, expect
+from safetensors.torch import load_file
 
+from alignit.layer_names import layer_of
+from tests.formats.writers import save_adapter
 from tests.host.browser import NO_BROWSER, Tab, chromium, find_browser
 from tests.host.webui import WebUI, find_webui, webui_directory
 
 PICTURES = Path(__file__).parents[1] / "docs" / "pictures"
-PROMPT = "a photo of <my-cat=cat> playing with my-toy in the garden, soft morning light"
+PROMPT = "my-toy, a <new1> dog and a teddy bear in the garden, morning light <delta:my-dog:1> <catversion:teddy_bear>"
 CLASS_WORDS = "my-toy=robot"
 LAYER = "model.diffusion_model.middle_block.1.transformer_blocks.0.attn2"
 CARDS: dict[str, dict[str, object]] = {
@@ -57,14 +60,15 @@ def open_page(webui: WebUI, browser: Browser, height: int) -> Tab:
 
 
 def take_txt2img(webui: WebUI, browser: Browser) -> None:
-    """Fill in txt2img as a user does, and write what the page looks like, and the panel in it."""
+    """Fill in txt2img with a concept of each method, and write what the page looks like, and the panel in it."""
+    train_concepts(webui)
     tab = open_page(webui, browser, 900)
     page = tab.page
     tab.set(width=128, height=128, steps=20, seed=7)
     tab.prompt.fill(PROMPT)
     tab.open_panel()
     tab.class_words.fill(CLASS_WORDS)
-    expect(tab.found.locator("p")).to_have_count(2)
+    expect(tab.found.locator("p")).to_have_count(3)
     expect(tab.found).to_contain_text("robot, from the panel")
     tab.generate(webui.url)
     page.mouse.move(0, 0)
@@ -72,10 +76,23 @@ def take_txt2img(webui: WebUI, browser: Browser) -> None:
     save("panel", tab.panel.screenshot(animations="disabled"))
 
 
+def train_concepts(webui: WebUI) -> None:
+    """Write files of Custom Diffusion and CatVersion that fit the model, with random numbers."""
+    torch.manual_seed(0)
+    base = load_file(webui.cache / "checkpoints" / "tiny-sd1.safetensors")
+    weights = {name: tensor + 0.01 * torch.randn(tensor.shape) for name, tensor in base.items() if layer_of(name)}
+    width = next(iter(weights.values())).shape[1]
+    deltas = webui.data / "models" / "deltas"
+    deltas.mkdir(parents=True, exist_ok=True)
+    torch.save({"state_dict": {**weights, "embed": 0.1 * torch.randn(1, width)}}, deltas / "my-dog.ckpt")
+    adapter = {"control_trans": torch.randn(6 * width)}
+    save_adapter(webui.data / "models" / "catversion" / "teddy_bear", adapter, hidden_size=width)
+
+
 def take_tab(webui: WebUI, browser: Browser) -> None:
     """Put some concepts' files into the folder, click a card, and write what the tab looks like."""
     folder = webui.data / "models" / "deltas"
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for number, (name, notes) in enumerate(CARDS.items()):
         state = {f"{LAYER}.to_{letter}.weight": torch.zeros(8, 8) for letter in "kv"}
         torch.save({"state_dict": {**state, "embed": torch.zeros(1, 8)}}, folder / f"{name}.ckpt")

@@ -56,10 +56,11 @@ def walk(down: list[tuple[int, int]], mid: int, up: list[tuple[int, int]], level
             ]
             index += 1
     return [
-        tuple(f"{name}.transformer_blocks.{depth}.attn2.to_{letter}" for name in (ldm, diffusers))
+        (f"{ldm}.{tail}", f"{diffusers}.{tail}")
         for ldm, diffusers, depths in pairs
         for depth in range(depths)
         for letter in "kv"
+        for tail in [f"transformer_blocks.{depth}.attn2.to_{letter}"]
     ]
 
 
@@ -171,15 +172,15 @@ def diffusers_weights() -> dict[str, object]:
     return state
 
 
-ADAPTER_CONFIG = {
-    "config": {
-        "architecture": "prefix_tuning",
-        "bottleneck_size": 6,
-        "flat": True,
-        "non_linearity": "tanh",
-        "prefix_length": 1,
-        "use_gating": False,
-    },
+ADAPTER_SETTINGS: dict[str, object] = {
+    "architecture": "prefix_tuning",
+    "bottleneck_size": 6,
+    "flat": True,
+    "non_linearity": "tanh",
+    "prefix_length": 1,
+    "use_gating": False,
+}
+ADAPTER_CONFIG: dict[str, object] = {
     "hidden_size": WIDTH,
     "model_type": "clip_text_model",
     "name": "prefix_tuning1",
@@ -203,7 +204,7 @@ def save_adapter(
 ) -> Path:
     """Write an adapter and its config into a folder; `settings` and `top` change the config."""
     folder.mkdir(parents=True, exist_ok=True)
-    config = {**ADAPTER_CONFIG, **top, "config": {**ADAPTER_CONFIG["config"], **(settings or {})}}
+    config = {**ADAPTER_CONFIG, **top, "config": {**ADAPTER_SETTINGS, **(settings or {})}}
     (folder / "adapter_config.json").write_text(json.dumps(config))
     path = folder / "pytorch_adapter.bin"
     torch.save(adapter(parts, layers), path)
