@@ -279,6 +279,13 @@ class Concept:
     notes: tuple[str, ...] = ()
 
     @property
+    def likely_class_words(self) -> tuple[str, ...]:
+        """What of the suggested class word a prompt can have, the likeliest first: "colorful teapot", "teapot"."""
+        # A folder's name often says more than the class word does.
+        words = (self.class_word or "").split()
+        return tuple(dict.fromkeys((" ".join(words), words[-1]))) if words else ()
+
+    @property
     def nbytes(self) -> int:
         """Bytes of memory that its tensors take."""
         return sum(tensor.numel() * tensor.element_size() for tensor in self._tensors())

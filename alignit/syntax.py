@@ -9,7 +9,7 @@ emphasis and prompt editing need round or square brackets; ``AND`` and ``BREAK``
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 # A name may itself be in angle brackets, as the token of a diffusers embedding is: <<new1>=cat>.
@@ -79,6 +79,29 @@ def name_pattern(name: str) -> re.Pattern[str]:
     """Return a pattern that finds a name, of one word or several, in a prompt where it stands alone."""
     words = r"\s+".join(map(re.escape, name.split()))
     return re.compile(rf"(?<![\w-]){words}(?![\w-])", re.IGNORECASE)
+
+
+def spaced(text: str) -> str:
+    """Return what text of several words is compared by: without regard to case, and to how much space is between."""
+    return " ".join(text.lower().split())
+
+
+def marks_at(text: str, names: Mapping[str, str]) -> Iterator[str | Mark]:
+    """Split plain text at names that stand in it alone, and make marks of them.
+
+    Args:
+        text: The text.
+        names: The concept that each name, of one word or several, means; empty for text that only must not be split.
+    """
+    if not names:
+        yield text
+        return
+    concepts = {spaced(name): concept for name, concept in names.items()}
+    pattern = "|".join(name_pattern(name).pattern for name in sorted(names, key=len, reverse=True))
+    for index, piece in enumerate(re.split(f"({pattern})", text, flags=re.IGNORECASE)):
+        concept = concepts[spaced(piece)] if index % 2 else ""
+        if piece:
+            yield Mark(concept, None, piece) if concept else piece
 
 
 def begins_with(text: str, word: str) -> bool:

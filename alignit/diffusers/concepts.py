@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -12,7 +12,17 @@ from alignit.concept import Concept, EncoderPrefixes, TokenEmbedding
 from alignit.diffusers.errors import AlignITError
 from alignit.projections import Change
 from alignit.suggestions import class_word_after
-from alignit.syntax import Mark, class_word_error, is_words, join_class_words, name_key, name_pattern, split
+from alignit.syntax import (
+    Mark,
+    class_word_error,
+    is_words,
+    join_class_words,
+    marks_at,
+    name_key,
+    name_pattern,
+    spaced,
+    split,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +116,7 @@ class Vocabulary:
                     )
         # Names in angle brackets are found as such.
         self._bare_names = {
-            _spaced(token.name): token
+            token.name: token.name
             for token in self._tokens.values()
             if token.embedding is not None and not re.fullmatch("<.*>", token.name)
         }
@@ -138,11 +148,12 @@ class Vocabulary:
             if isinstance(mark, Mark) and mark.class_word is not None
         }
         plain = " ".join(part for part in marks if isinstance(part, str))
-        names = self._bare_names | self._concepts_by_word(in_prompt, plain)
+        by_word = self._concepts_by_word(in_prompt, plain)
+        names = self._bare_names | {word: token.name for word, token in by_word.items()}
         joined = join_class_words(marks, self._class_word_after) if align else marks
         parts: list[str | Mention | PlainMention] = []
         for part in joined:
-            for piece in _split_at(part, names) if isinstance(part, str) else [part]:
+            for piece in marks_at(part, names) if isinstance(part, str) else [part]:
                 parts.append(piece if isinstance(piece, str) else self._mention(piece, in_prompt, plain, align))
         return parts
 
@@ -151,11 +162,10 @@ class Vocabulary:
         word = in_prompt.get(name_key(token.name))
         if word is None:
             word = self._known(token)
-        if word is not None or token.embedding is not None or token.concept is None or not token.concept.class_word:
+        if word is not None or token.embedding is not None or token.concept is None:
             return word
-        # A folder's name says more than the class word does, as in "colorful teapot": what the prompt has of it counts.
-        suggested = token.concept.class_word, token.concept.class_word.split()[-1]
-        return next((word for word in suggested if name_pattern(word).search(text)), suggested[0])
+        likely = token.concept.likely_class_words
+        return next((word for word in likely if name_pattern(word).search(text)), next(iter(likely), None))
 
     def _concepts_by_word(self, in_prompt: Mapping[str, str], text: str) -> dict[str, Token]:
         """Return the concepts that have no token of their own, and are their class word where that stands."""
@@ -163,7 +173,7 @@ class Vocabulary:
         for token in self._tokens.values():
             word = self._word(token, in_prompt, text) if token.embedding is None else None
             if word is not None and class_word_error(word) is None and name_pattern(word).search(text):
-                other = found.setdefault(_spaced(word), token)
+                other = found.setdefault(spaced(word), token)
                 if other is not token:
                     raise AlignITError(
                         f"'{word}' is the class word of both '{other.name}' and '{token.name}': write "
@@ -218,24 +228,8 @@ class Vocabulary:
         word = " ".join(word.split())
         error = class_word_error(word)
         if error is None:
-            found = next((part for part in _split_at(word, self._bare_names) if isinstance(part, Mark)), None)
+            found = next((part for part in marks_at(word, self._bare_names) if isinstance(part, Mark)), None)
             error = f"contains the concept '{found.text}', and must be an ordinary word" if found else None
         if error:
             raise AlignITError(f"The class word '{word}' of '{name}' {error}: write one such as cat")
         return word
-
-
-def _split_at(text: str, names: Mapping[str, Token]) -> Iterator[str | Mark]:
-    """Split a text at names of concepts that stand in it without angle brackets, which become marks."""
-    if not names:
-        yield text
-        return
-    pattern = "|".join(name_pattern(name).pattern for name in sorted(names, key=len, reverse=True))
-    for index, piece in enumerate(re.split(f"({pattern})", text, flags=re.IGNORECASE)):
-        if piece:
-            yield Mark(names[_spaced(piece)].name, None, piece) if index % 2 else piece
-
-
-def _spaced(text: str) -> str:
-    """Return what a text of several words is compared by: without regard to case, and to how much space is between."""
-    return " ".join(text.lower().split())

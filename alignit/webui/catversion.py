@@ -62,6 +62,4 @@ def load_adapter(name: str, arguments: Sequence[str], say: Callable[[str], None]
     concept = load_fitting(path, say)
     if concept.prefixes is None:
         raise ConceptFileError(path, "changes no text encoder", "Put it into the folder of its own kind")
-    words = (concept.class_word or "").split()
-    suggested = tuple(dict.fromkeys((" ".join(words), words[-1]))) if words else ()
-    return Adapter(name, concept.prefixes, suggested, str(path))
+    return Adapter(name, concept.prefixes, concept.likely_class_words, str(path))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,8 +17,10 @@ from alignit.syntax import (
     class_word_error,
     is_words,
     join_class_words,
+    marks_at,
     name_key,
     name_pattern,
+    spaced,
     split,
 )
 from alignit.webui.catversion import Adapter, find_adapter
@@ -119,15 +120,7 @@ class Concepts:
             # An embedding's name can hold a class word: my cat.pt.
             names |= {name: "" for name in embeddings_in(text) if name.lower() not in words}
             names |= {word: adapter.name for word, adapter in words.items()}
-        if not names:
-            yield text
-            return
-        by_key = {_spaced(name): concept for name, concept in names.items()}
-        pattern = "|".join(name_pattern(name).pattern for name in sorted(names, key=len, reverse=True))
-        for index, piece in enumerate(re.split(f"({pattern})", text, flags=re.IGNORECASE)):
-            concept = by_key.get(_spaced(piece)) if index % 2 else None
-            if piece:
-                yield Mark(concept, None, piece) if concept else piece
+        yield from marks_at(text, names)
 
     def _adapters_by_word(self) -> dict[str, Adapter]:
         found: dict[str, Adapter] = {}
@@ -135,13 +128,13 @@ class Concepts:
             word = self._word_of_adapter(adapter)[0]
             if word is None:
                 continue
-            other = found.get(_spaced(word))
+            other = found.get(spaced(word))
             if other is not None and any(name_pattern(word).search(text) for text in self._texts):
                 self._say(
                     f"'{word}' is the class word of both '{other.name}' and '{adapter.name}', and is taken for the "
                     f"latter. Write <{other.name}={word}> where the other one stands."
                 )
-            found[_spaced(word)] = adapter
+            found[spaced(word)] = adapter
         return found
 
     def mark(self, mark: Mark) -> Any | None:
@@ -253,7 +246,6 @@ class Concepts:
         word, source = self._given(adapter.name, self._in_prompt.get(name_key(adapter.name)), adapter.filename)
         if word is not None or not adapter.class_words:
             return word, source
-        # A folder's name says more than the class word does, as in "colorful teapot": what the prompt has of it counts.
         used = (word for word in adapter.class_words if any(name_pattern(word).search(text) for text in self._texts))
         return next(used, adapter.class_words[0]), "file"
 
@@ -314,10 +306,6 @@ class Concepts:
 
     def _say_unfit(self, name: str) -> None:
         self._say(f"The embedding '{name}' was made for another kind of model than the loaded one, and is not used.")
-
-
-def _spaced(text: str) -> str:
-    return " ".join(text.lower().split())
 
 
 class PlainDeltas:
