@@ -1,0 +1,48 @@
+"""Training in the background: as many threads as there are cores that nobody else needs."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import torch
+
+_STAT = Path("/proc/stat")  # Linux; elsewhere all threads are used
+_INTERVAL = 0.5
+
+
+class IdleCores:
+    """Adapts the number of torch's threads to what others run at a higher priority than this process.
+
+    The threads of one computation wait for each other. Where one of them shares its core with something more urgent,
+    all would be as slow as that one: fewer threads are faster then.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+        self.cores = os.cpu_count() or 1
+        self.last = self._read()
+        self.when = time.monotonic()
+
+    def adapt(self) -> None:
+        """Set the number of threads; does nothing if the process is not niced, or was adapted just now."""
+        now = time.monotonic()
+        if self.last is None or now - self.when < _INTERVAL or os.nice(0) <= 0:
+            return
+        ticks = self._read()
+        if ticks is None:
+            return
+        urgent, total = (new - old for new, old in zip(ticks, self.last, strict=True))
+        self.last, self.when = ticks, now
+        taken = round(self.cores * urgent / max(1, total) + 0.15)
+        torch.set_num_threads(max(1, min(self.threads, self.cores - taken)))
+
+    @staticmethod
+    def _read() -> tuple[int, int] | None:
+        """Return the time that was spent at normal priority, and all time, both in ticks and over all cores."""
+        try:
+            user, nice, system, idle, wait, *_ = map(int, _STAT.read_text().split("\n", 1)[0].split()[1:])
+        except (OSError, ValueError):
+            return None
+        return user + system, user + nice + system + idle + wait
