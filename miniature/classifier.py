@@ -25,9 +25,8 @@ class Classifier(nn.Module):
         super().__init__()
         widths = (3, 24, 48, 64, 64, 96)
         layers: list[nn.Module] = []
-        for i, (into, out) in enumerate(pairwise(widths)):
-            stride = 2
-            layers += [nn.Conv2d(into, out, 3, stride, 1, bias=False), nn.BatchNorm2d(out), nn.ReLU()]
+        for into, out in pairwise(widths):
+            layers += [nn.Conv2d(into, out, 3, 2, 1, bias=False), nn.BatchNorm2d(out), nn.ReLU()]
         self.trunk = nn.Sequential(*layers)
         self.hidden = nn.Linear(96 * 3 * 3, 128)
         self.heads = nn.ModuleDict({name: nn.Linear(128, len(choices)) for name, choices in ATTRIBUTES.items()})

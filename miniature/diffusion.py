@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -21,13 +20,13 @@ from miniature.state import load_state, progress, save_state
 from miniature.words import rows
 from miniature.world import Scene
 
-BATCH = 64
+BATCH = 32
 RATE = 0.01
-WARMUP = 200
+WARMUP = 100
 DROPPED = 0.1  # share of empty captions, for classifier-free guidance
-AVERAGE = 0.999  # of the weights that are kept
+AVERAGE = 0.998  # of the weights that are kept
 SAVE_EVERY = 100
-COMPARE_EVERY = 500
+COMPARE_EVERY = 400
 
 
 class Denoiser(torch.nn.Module):
@@ -91,7 +90,7 @@ def train_denoiser(
     steps: int,
     device: torch.device,
     watch: Callable[[int, Denoiser], None] | None = None,
-    kept_out: int = 256,
+    kept_out: int = 128,
 ) -> Denoiser:
     """Train the UNet and the text encoder; return them with averaged weights.
 
@@ -129,7 +128,8 @@ def train_denoiser(
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step(min(1, (step + 1) / WARMUP) * (0.05 + 0.95 * (1 + math.cos(math.pi * step / steps)) / 2))
+        # Full rate up to the last third: training that goes on longer than planned has lost nothing.
+        optimizer.step(min(1, (step + 1) / WARMUP, 0.03 + 3 * (1 - step / steps)))
         keep = min(AVERAGE, (step + 1) / (step + 10))
         with torch.no_grad():
             torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - keep)
