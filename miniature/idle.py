@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from pathlib import Path
@@ -9,14 +10,14 @@ from pathlib import Path
 import torch
 
 _STAT = Path("/proc/stat")  # Linux; elsewhere all threads are used
-_INTERVAL = 0.5
+_INTERVAL = 1.0
 
 
 class IdleCores:
-    """Adapts the number of torch's threads to what others run at a higher priority than this process.
+    """Adapts the number of torch's threads to what other processes use.
 
     The threads of one computation wait for each other. Where one of them shares its core with something more urgent,
-    all would be as slow as that one: fewer threads are faster then.
+    all are as slow as that one: fewer threads are faster then.
     """
 
     def __init__(self, threads: int) -> None:
@@ -33,16 +34,17 @@ class IdleCores:
         ticks = self._read()
         if ticks is None:
             return
-        urgent, total = (new - old for new, old in zip(ticks, self.last, strict=True))
+        busy, total, own = (new - old for new, old in zip(ticks, self.last, strict=True))
         self.last, self.when = ticks, now
-        taken = round(self.cores * urgent / max(1, total) + 0.15)
-        torch.set_num_threads(max(1, min(self.threads, self.cores - taken)))
+        others = self.cores * max(0.0, busy - own) / max(1.0, total)
+        torch.set_num_threads(max(1, min(self.threads, self.cores - math.ceil(others - 0.2))))
 
     @staticmethod
-    def _read() -> tuple[int, int] | None:
-        """Return the time that was spent at normal priority, and all time, both in ticks and over all cores."""
+    def _read() -> tuple[float, float, float] | None:
+        """Return what all processes have used, what they could have used, and what this one has, in ticks."""
         try:
             user, nice, system, idle, wait, *_ = map(int, _STAT.read_text().split("\n", 1)[0].split()[1:])
         except (OSError, ValueError):
             return None
-        return user + system, user + nice + system + idle + wait
+        busy = user + nice + system
+        return busy, busy + idle + wait, time.process_time() * os.sysconf("SC_CLK_TCK")

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 
-def orthogonalize(matrices: torch.Tensor, rounds: int = 5) -> torch.Tensor:
-    """Return about the nearest orthogonal matrices to [..., m, n], by the quintic Newton-Schulz iteration."""
+def orthogonalize(matrices: torch.Tensor, rounds: int = 4) -> torch.Tensor:
+    """Return about the nearest orthogonal matrices to [..., m, n], by the quintic Newton-Schulz iteration, in bfloat16."""
     a, b, c = 3.4445, -4.7750, 2.0315
     x = (matrices / (matrices.norm(dim=(-2, -1), keepdim=True) + 1e-7)).bfloat16()
     tall = x.shape[-2] > x.shape[-1]

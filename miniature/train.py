@@ -26,8 +26,8 @@ from miniature.weights import Miniature, save_weights
 from miniature.world import Scene, random_scene
 
 SCENES = 20_000
-DECODED = 4_000  # pictures out of the VAE that the classifier sees too
-VAE_STEPS, CLASSIFIER_STEPS, DENOISER_STEPS = 2_200, 1_600, 8_000
+READ, DECODED = 10_000, 3_000  # painted pictures that the classifier sees, and ones out of the VAE
+VAE_STEPS, CLASSIFIER_STEPS, DENOISER_STEPS = 1_400, 1_200, 6_000
 STATE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "alignit-miniature"
 
 
@@ -65,7 +65,7 @@ def train(state: Path, output: Path, steps: tuple[int, int, int], device: torch.
     error = (to_input(decoded_pictures(vae, latents[-256:], device)) - to_input(images[-256:])).abs().mean().item()
     print(f"VAE: L1 {error:.4f}, scale factor {scale:.5f}", flush=True)
     decoded = decoded_pictures(vae, latents[:DECODED], device)
-    seen, shown = torch.cat([images, decoded]), scenes + scenes[:DECODED]
+    seen, shown = torch.cat([images[:READ], decoded]), scenes[:READ] + scenes[:DECODED]
     classifier = train_classifier(seen, shown, state, classifier_steps, device)
 
     def watch(step: int, model: Denoiser) -> None:
