@@ -131,7 +131,8 @@ def write_pictures(spec: ConceptSpec, folder: Path) -> None:
         paint(scene, random.Random(seed)).save(folder / f"{i}.png")
 
 
-def _path(folder: Path, spec: ConceptSpec, method: str) -> Path:
+def concept_file(folder: Path, spec: ConceptSpec, method: str) -> Path:
+    """Return where the file of a concept by a method is."""
     names = {
         "textual_inversion": f"{spec.name}.pt",
         "custom_diffusion": f"{spec.name}.ckpt",
@@ -156,7 +157,7 @@ def main(arguments: list[str] | None = None) -> int:
                 continue
             write_pictures(spec, options.folder / "pictures" / spec.name)
             for method in options.method or METHODS:
-                path = _path(options.folder, spec, method)
+                path = concept_file(options.folder, spec, method)
                 if path.exists():
                     print(f"{path} is there already")
                     continue

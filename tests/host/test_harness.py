@@ -171,7 +171,13 @@ def test_page_is_served(page_host: WebUI) -> None:
 def test_counts(plain_host: WebUI) -> None:
     plain_host.txt2img("something else")
     plain_host.txt2img(PROMPT, reference={"count": True})
-    assert plain_host.counts() == {"encoder_passes": 1, "encoder_rows": 1, "unet_calls": 4, "unet_rows": 8}
+    assert plain_host.counts() == {
+        "encoder_passes": 1,
+        "encoder_rows": 1,
+        "unet_calls": 4,
+        "unet_rows": 8,
+        "foreign_products": 0,
+    }
     plain_host.txt2img(PROMPT, reference={"count": True})
     assert plain_host.counts()["encoder_passes"] == 0, "the host keeps conditionings"
 
