@@ -111,7 +111,8 @@ class TextualInversion(Customized):
         return path
 
     def _table(self) -> torch.Tensor:
-        return self.text.text_model.embeddings.token_embedding.weight.detach()
+        table: torch.Tensor = self.text.text_model.embeddings.token_embedding.weight.detach()
+        return table
 
 
 class CustomDiffusion(TextualInversion):
@@ -171,7 +172,7 @@ class CatVersion(Customized):
 
     @contextmanager
     def _prefixed(self) -> Iterator[None]:
-        layers = [self.text.text_model.encoder.layers[i].self_attn for i in _ADAPTED_LAYERS]
+        layers: list[Any] = [self.text.text_model.encoder.layers[i].self_attn for i in _ADAPTED_LAYERS]
         for place, attention in enumerate(layers):
             key, value = self.prefix[:, 2 * place], self.prefix[:, 2 * place + 1]
             attention.forward = _prefixed_attention(attention, key, value)
@@ -216,7 +217,7 @@ class CatVersion(Customized):
 
 
 def _prefixed_attention(
-    attention: nn.Module, key: torch.Tensor, value: torch.Tensor
+    attention: Any, key: torch.Tensor, value: torch.Tensor
 ) -> Callable[..., tuple[torch.Tensor, None]]:
     """Return a layer's attention with a key and a value [length, width] before its own.
 

@@ -6,6 +6,7 @@ import copy
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -137,7 +138,7 @@ def train_denoiser(
         if (step + 1) % SAVE_EVERY == 0 or step + 1 == steps:
             print(f"step {step + 1}: loss {total / (step % SAVE_EVERY + 1):.4f}", flush=True)
             total = 0.0
-            parts = {"model": model, "average": average, "optimizer": optimizer}
+            parts: dict[str, Any] = {"model": model, "average": average, "optimizer": optimizer}
             save_state(path, {name: part.state_dict() for name, part in parts.items()} | {"step": step + 1})
         if (step + 1) % COMPARE_EVERY == 0:
             losses = compare_captions(average, latents[trained:], scenes[trained:], device)

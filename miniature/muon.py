@@ -12,7 +12,10 @@ import torch
 
 
 def orthogonalize(matrices: torch.Tensor, rounds: int = 4) -> torch.Tensor:
-    """Return about the nearest orthogonal matrices to [..., m, n], by the quintic Newton-Schulz iteration, in bfloat16."""
+    """Return about the nearest orthogonal matrices to [..., m, n].
+
+    By the quintic Newton-Schulz iteration, in bfloat16.
+    """
     a, b, c = 3.4445, -4.7750, 2.0315
     x = (matrices / (matrices.norm(dim=(-2, -1), keepdim=True) + 1e-7)).bfloat16()
     tall = x.shape[-2] > x.shape[-1]
@@ -21,7 +24,8 @@ def orthogonalize(matrices: torch.Tensor, rounds: int = 4) -> torch.Tensor:
     for _ in range(rounds):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return (x.mT if tall else x).to(matrices)
+    found: torch.Tensor = (x.mT if tall else x).to(matrices)
+    return found
 
 
 class Muon:
@@ -71,9 +75,9 @@ class Muon:
             buffer.mul_(self.momentum).add_(parameter.grad)
             ahead = parameter.grad.add(buffer, alpha=self.momentum).flatten(1)
             groups.setdefault((ahead.shape[0], ahead.shape[1]), []).append((parameter, ahead))
-        for (height, width), group in groups.items():  # all of one shape at once: many are small
-            updates = orthogonalize(torch.stack([ahead for _, ahead in group])) * max(1.0, height / width) ** 0.5
-            for (parameter, _), update in zip(group, updates, strict=True):
+        for (height, width), members in groups.items():  # all of one shape at once: many are small
+            updates = orthogonalize(torch.stack([ahead for _, ahead in members])) * max(1.0, height / width) ** 0.5
+            for (parameter, _), update in zip(members, updates, strict=True):
                 parameter.mul_(1 - rate * self.decay).add_(update.view_as(parameter), alpha=-rate)
 
     def state_dict(self) -> dict[str, Any]:

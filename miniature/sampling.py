@@ -9,7 +9,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 
 from miniature.model import BETA_END, BETA_START, LATENT, STEPS
 
-GUIDANCE = 4.0
+GUIDANCE = 2.5
 SAMPLING_STEPS = 20
 
 
