@@ -43,7 +43,7 @@ PROMPTS = (
     "a drawing of {} wearing a crown on the beach",
 )
 _SHOWN = 144  # pixels of a picture in the grid, at least
-_MARGIN, _LABEL, _SIDE = 8, 34, 190
+_MARGIN, _LABEL, _SIDE = 8, 44, 190
 
 
 class DemoError(Exception):

@@ -60,11 +60,11 @@ def test_a_row_for_each_prompt_and_a_column_for_each_way(weights: Path, tmp_path
     pictures = []
     for row in range(2):
         for column in range(3):
-            left, top = 190 + column * (shown + 8), 34 + row * (shown + 8)
+            left, top = 190 + column * (shown + 8), 44 + row * (shown + 8)
             pictures.append(sheet.crop((left, top, left + shown, top + shown)).tobytes())
     assert len(set(pictures)) == 6, "all six pictures differ"
-    assert sheet.crop((0, 34, 180, 34 + shown)).getcolors() is not None
-    assert len(sheet.crop((0, 34, 180, 34 + shown)).getcolors()) > 1, "the prompt stands beside its row"
+    assert sheet.crop((0, 44, 180, 44 + shown)).getcolors() is not None
+    assert len(sheet.crop((0, 44, 180, 44 + shown)).getcolors()) > 1, "the prompt stands beside its row"
 
 
 @pytest.mark.parametrize(
