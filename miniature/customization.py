@@ -73,7 +73,7 @@ class Customized:
 class TextualInversion(Customized):
     """One vector for one new token, which starts as the class word's."""
 
-    steps = 400
+    steps = 300
     rate = 1e-2
 
     def __init__(self, miniature: Miniature, class_word: str) -> None:
@@ -118,7 +118,7 @@ class TextualInversion(Customized):
 class CustomDiffusion(TextualInversion):
     """The keys and values of all cross-attention layers, and a token before the class word."""
 
-    steps = 250
+    steps = 200
     rate = 5e-3
     weight_rate = 1e-3
     prior = True
@@ -152,7 +152,7 @@ class CustomDiffusion(TextualInversion):
 class CatVersion(Customized):
     """A key and a value before those of the text encoder's last three layers; the class word is the concept."""
 
-    steps = 400
+    steps = 300
     rate = 2e-2
 
     def __init__(self, miniature: Miniature, class_word: str) -> None:

@@ -92,6 +92,7 @@ def train_denoiser(
     device: torch.device,
     watch: Callable[[int, Denoiser], None] | None = None,
     kept_out: int = 128,
+    start: tuple[UNet2DConditionModel, CLIPTextModel] | None = None,
 ) -> Denoiser:
     """Train the UNet and the text encoder; return them with averaged weights.
 
@@ -101,9 +102,13 @@ def train_denoiser(
         folder: Where the state is kept; training goes on from it.
         watch: Called with the step and the averaged model after each state that is saved at COMPARE_EVERY.
         kept_out: So many of the last pictures are not trained on; their loss is reported.
+        start: Trained networks to begin with, where the folder has no state.
     """
     torch.manual_seed(2)
     model = Denoiser().to(device)
+    if start:
+        model.unet.load_state_dict(start[0].state_dict())
+        model.text.load_state_dict(start[1].state_dict())
     average = copy.deepcopy(model).eval().requires_grad_(False)
     optimizer = Muon(model, ("embedding", "conv_in", "conv_out"), RATE)
     path, first = folder / "denoiser.pt", 0

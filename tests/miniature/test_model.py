@@ -142,8 +142,8 @@ def test_v_gives_back_picture_and_noise() -> None:
     a = (x * latents).sum((1, 2, 3)) / latents.square().sum((1, 2, 3))
     assert a[0] > 0.99
     assert a[2].abs() < 0.1  # nearly nothing of the picture is left at the last step
-    assert v[0] == pytest.approx(noise[0], abs=0.1)
-    assert v[2] == pytest.approx(-latents[2], abs=0.1)
+    assert v[0] == pytest.approx(noise[0], abs=0.2)
+    assert v[2] == pytest.approx(-latents[2], abs=0.2)
 
 
 @pytest.mark.parametrize("method", list(METHODS))
