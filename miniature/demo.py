@@ -1,6 +1,6 @@
 """A grid of pictures: the class word, the plain concept, and AlignIT, for a few prompts.
 
-    python -m miniature.demo [--concept my-cat] [--prompt "a photo of {} with a ball in the garden"] [--output grid.png]
+    python -m miniature.demo [--concept my-robot] [--prompt "a photo of {} with a ball in the garden"] [--output grid.png]
 
 uses the miniature and the concepts that were trained on it. With a real model:
 
@@ -235,7 +235,7 @@ def _writing(path: Path) -> Iterator[None]:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--concept", default=CONCEPTS[0].name, help="one of the miniature's")
+    parser.add_argument("--concept", default="my-car", help="one of the miniature's")
     parser.add_argument("--prompt", action="append", help="with {} where the concept stands; can be repeated")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--weights", type=Path, default=FOLDER, help="folder of the miniature's weights")

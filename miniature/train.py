@@ -12,6 +12,7 @@ import argparse
 import os
 import random
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -72,15 +73,17 @@ def train(
     if start:
         given, classifier = load_miniature(start), load_classifier(start)
         vae, begin = given.vae.to(device), (given.unet, given.text)
-        latents = _latents(vae, images, state / "latents.pt", 0, device)
+        latents = _kept(state / "latents.pt", 0, SCENES, lambda: encode(vae, images, device))
         scale = given.scale
     else:
         vae = train_vae(images, state, vae_steps, device)
-        latents = _latents(vae, images, state / "latents.pt", vae_steps, device)
+        latents = _kept(state / "latents.pt", vae_steps, SCENES, lambda: encode(vae, images, device))
         scale = 1 / latents.std().item()
         error = (to_input(decoded_pictures(vae, latents[-256:], device)) - to_input(images[-256:])).abs().mean().item()
         print(f"VAE: L1 {error:.4f}, scale factor {scale:.5f}", flush=True)
-        decoded = decoded_pictures(vae, latents[:DECODED], device)
+        decoded = _kept(
+            state / "decoded.pt", vae_steps, DECODED, lambda: decoded_pictures(vae, latents[:DECODED], device)
+        )
         seen, shown = torch.cat([images[:READ], decoded]), scenes[:READ] + scenes[:DECODED]
         classifier = train_classifier(seen, shown, state, classifier_steps, device)
 
@@ -94,13 +97,14 @@ def train(
     print(f"The gate: {report(gate(miniature, classifier, 600))}", flush=True)
 
 
-def _latents(vae: AutoencoderKL, images: torch.Tensor, path: Path, made_at: int, device: torch.device) -> torch.Tensor:
-    state = load_state(path)
-    if not state or state["step"] != made_at or len(state["latents"]) != len(images):
-        state = {"latents": encode(vae, images, device), "step": made_at}
-        save_state(path, state)
-    latents: torch.Tensor = state["latents"]
-    return latents
+def _kept(path: Path, made_at: int, count: int, make: Callable[[], torch.Tensor]) -> torch.Tensor:
+    """Return what was made with the VAE at this step before, or make it."""
+    kept = load_state(path)
+    if not kept or kept["step"] != made_at or len(kept["made"]) != count:
+        kept = {"made": make(), "step": made_at}
+        save_state(path, kept)
+    made: torch.Tensor = kept["made"]
+    return made
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -10,14 +10,13 @@ from PIL import Image
 
 import miniature.demo
 from miniature.classifier import Classifier
-from miniature.concepts import CONCEPTS
 from miniature.demo import PROMPTS, main
-from miniature.model import LATENT, TEXT_WIDTH, make_text_encoder, make_unet, make_vae
+from miniature.model import TEXT_WIDTH, make_text_encoder, make_unet, make_vae
 from miniature.pipeline import make_tokenizer
 from miniature.weights import Miniature, save_weights
 from miniature.words import ROWS, WORDS, rows
 
-SIDE = 8 * LATENT
+NAME = "my-car"
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +34,7 @@ def concepts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "concepts"
     (folder / "textual_inversion").mkdir(parents=True)
     vectors = {"string_to_token": {"*": 265}, "string_to_param": {"*": torch.randn(1, TEXT_WIDTH)}}
-    torch.save(vectors, folder / "textual_inversion" / f"{CONCEPTS[0].name}.pt")
+    torch.save(vectors, folder / "textual_inversion" / f"{NAME}.pt")
     monkeypatch.setattr(miniature.demo, "CONCEPTS_FOLDER", folder)
     return folder
 
@@ -90,10 +89,10 @@ def test_what_is_missing_is_said(weights: Path, arguments: list[str], said: str,
 
 
 def test_damaged_and_missing_concepts(weights: Path, concepts: Path, capsys) -> None:
-    file = concepts / "textual_inversion" / f"{CONCEPTS[0].name}.pt"
+    file = concepts / "textual_inversion" / f"{NAME}.pt"
     file.write_bytes(b"<html>not found</html>")
     assert main(["--weights", str(weights)]) == 1
     assert file.name in capsys.readouterr().err
     file.unlink()
     assert main(["--weights", str(weights)]) == 1
-    assert "has no files of my-cat" in capsys.readouterr().err
+    assert "has no files of my-car" in capsys.readouterr().err
