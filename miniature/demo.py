@@ -1,6 +1,6 @@
 """A grid of pictures: the class word, the plain concept, and AlignIT, for a few prompts.
 
-    python -m miniature.demo [--concept my-robot] [--prompt "a photo of {} with a ball in the garden"] [--output grid.png]
+    python -m miniature.demo [--concept my-robot] [--prompt "a photo of {} with a ball in the garden"] [--output a.png]
 
 uses the miniature and the concepts that were trained on it. With a real model:
 
