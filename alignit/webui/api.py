@@ -16,13 +16,13 @@ from pydantic import BaseModel, Extra, Field
 
 from alignit.class_words import ClassWordError, remembered
 from alignit.controls import ControlsError
-from alignit.webui.arguments import MAX_TEXT
 from alignit.webui.catversion import ADAPTERS
 from alignit.webui.deltas import DELTAS
 from alignit.webui.embeddings import all_embeddings
 from alignit.webui.inspection import InspectionError, inspect_prompt
 
 _PREFIX = "/alignit/v1"
+_MAX_TEXT = 100_000  # characters; the host has no use for longer prompts, and would take minutes to read one
 _FILES = (DELTAS, "Custom Diffusion", "<delta:{}:1>"), (ADAPTERS, "CatVersion", "<catversion:{}>")
 
 
@@ -44,9 +44,9 @@ class Prompt(BaseModel):  # type: ignore[misc]
 
         extra = Extra.forbid
 
-    prompt: str = Field(title="Prompt", description="As it would be sent to txt2img", max_length=MAX_TEXT)
-    class_words: str = Field("", title="Class words", description="As the script's argument", max_length=MAX_TEXT)
-    controls: str = Field("", title="Controls", description="As the script's argument", max_length=MAX_TEXT)
+    prompt: str = Field(title="Prompt", description="As it would be sent to txt2img", max_length=_MAX_TEXT)
+    class_words: str = Field("", title="Class words", description="As the script's argument", max_length=_MAX_TEXT)
+    controls: str = Field("", title="Controls", description="As the script's argument", max_length=_MAX_TEXT)
 
 
 class SeenConcept(BaseModel):  # type: ignore[misc]

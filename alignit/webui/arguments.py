@@ -11,8 +11,6 @@ from alignit.class_words import ClassWordError, ClassWords
 from alignit.controls import MAX_STRENGTH, Controls, ControlsError
 from alignit.steps import StepRange
 
-MAX_TEXT = 100_000  # characters; the host has no use for longer prompts, and would take minutes to read one
-
 
 class ArgumentsError(Exception):
     """Arguments that cannot be used; the message says which and why.

@@ -84,6 +84,7 @@ class Concepts:
         self._options: dict[str, str] = {}
         self._texts: list[str] = []
         self._resolved: dict[tuple[Any, str | None, Change | None], Concept | None] = {}
+        self._kept: dict[tuple[str | None, ...], str | None] = {}
         self._say = say
 
     def read(self, text: str) -> None:
@@ -283,6 +284,12 @@ class Concepts:
         return kept, "remembered" if kept is not None else ""
 
     def _remembered(self, *filenames: str | None) -> str | None:
+        # Asked for at each text and each mention, which is no reason to read the files again.
+        if filenames not in self._kept:
+            self._kept[filenames] = self._read_remembered(filenames)
+        return self._kept[filenames]
+
+    def _read_remembered(self, filenames: Sequence[str | None]) -> str | None:
         try:
             return next((word for filename in filenames if filename and (word := remembered(filename))), None)
         except ClassWordError as error:

@@ -69,8 +69,7 @@ class Active:
 
 def installed_concepts() -> list[str]:
     """Return the names of all concepts that there are for the loaded model: embeddings, deltas and adapters."""
-    files = [library.names(path)[0] for library in (DELTAS, ADAPTERS) for path in library.files()]
-    return [*embedding_names(), *files]
+    return [*embedding_names(), *DELTAS.named(), *ADAPTERS.named()]
 
 
 def has_networks(prompts: Iterable[str]) -> bool:
