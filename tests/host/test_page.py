@@ -5,44 +5,21 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import BrowserContext, Route, expect
 
-from tests.host.browser import NO_BROWSER, Tab, chromium, find_browser, watch_errors
+from tests.host.browser import Tab, opened
 from tests.host.webui import Picture, WebUI
 
 PROMPT = "a photo of my-cat on the moon"
 PAGE = {"sampler_name": "DPM++ 2M", "cfg_scale": 7}  # what the page starts with
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[BrowserContext]:
-    path = find_browser()
-    if path is None:
-        pytest.skip(NO_BROWSER)
-    with chromium(path) as browser:
-        yield browser.new_context(viewport={"width": 1280, "height": 1000})  # one, for its cache
-
-
-@contextmanager
-def opened(browser: BrowserContext, host: WebUI) -> Iterator[Tab]:
-    """txt2img, freshly loaded, set to small and quick pictures."""
-    page = browser.new_page()
-    errors = watch_errors(page)
-    tab = Tab(page)
-    tab.open(host.url)
-    tab.set(width=64, height=64, steps=4, seed=1)
-    yield tab
-    page.close()
-    assert not errors
-
-
 @pytest.fixture
 def tab(browser: BrowserContext, page_host: WebUI) -> Iterator[Tab]:
-    with opened(browser, page_host) as tab:
+    with opened(browser, page_host.url) as tab:
         yield tab
     for sidecar in page_host.embeddings.glob("*.json"):
         sidecar.unlink()
@@ -202,7 +179,7 @@ def test_remembered_class_words_survive_the_metadata_editor(page_host: WebUI, ta
 
 def test_after_reload_ui_the_panel_is_there_once_and_works(webui_dir: Path, browser: BrowserContext) -> None:
     # A server of its own: one that the host fails to start again must not take other tests with it.
-    with WebUI(webui_dir, page=True) as host, opened(browser, host) as tab:
+    with WebUI(webui_dir, page=True) as host, opened(browser, host.url) as tab:
         expected = host.txt2img(PROMPT, **PAGE, alignit=[True, "my-cat=cat"])[0]
         starts = host.log.count("Startup time:")
 
