@@ -49,6 +49,43 @@ class Schedule(Enum):
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where in the UNet a layer is.
+
+    Attributes:
+        side: ``input``, ``middle`` or ``output``, as in LDM.
+        block: The block, ``in04``, ``m00``, ``out05``.
+        level: Its resolution, as the number of times that the latent picture's size was halved.
+    """
+
+    side: str
+    block: str
+    level: int
+
+
+def place_of(layer: str, levels: int) -> Place:
+    """Return where a layer is.
+
+    Args:
+        layer: Its path (see `alignit.layer_names`).
+        levels: How many resolutions the UNet works at: 4 in SD1 and SD2, 3 in SDXL.
+
+    Raises:
+        ValueError: This is no layer as `alignit.layer_names` names them.
+    """
+    match = _LAYER.fullmatch(layer)
+    if match is None:
+        raise ValueError(f"'{layer}' is no layer of a UNet")
+    side, number = match[1], int(match[2])
+    block, level = {
+        "input": (f"in{number:02}", (number - 1) // 3),
+        "middle": ("m00", levels - 1),
+        "output": (f"out{number:02}", levels - 1 - number // 3),
+    }[side]
+    return Place(side, block, level)
+
+
+@dataclass(frozen=True)
 class Layers:
     """A choice of cross-attention layers.
 
@@ -91,17 +128,14 @@ class Layers:
             layer: Its path (see `alignit.layer_names`).
             levels: How many resolutions the UNet works at: 4 in SD1 and SD2, 3 in SDXL.
         """
-        match = _LAYER.fullmatch(layer)
-        if match is None:
-            raise ValueError(f"'{layer}' is no layer of a UNet")
-        side, number = match[1], int(match[2])
-        block, level = {
-            "input": (f"in{number:02}", (number - 1) // 3),
-            "middle": ("m00", levels - 1),
-            "output": (f"out{number:02}", levels - 1 - number // 3),
-        }[side]
-        sides = {_SIDES[place] for place in self.places if place in _SIDES}
-        return (not self.places or side in sides or block in self.places) and (not self.levels or level in self.levels)
+        return self.include_place(place_of(layer, levels))
+
+    def include_place(self, place: Place) -> bool:
+        """Say whether the layers of a place are chosen."""
+        sides = {_SIDES[name] for name in self.places if name in _SIDES}
+        return (not self.places or place.side in sides or place.block in self.places) and (
+            not self.levels or place.level in self.levels
+        )
 
 
 @dataclass(frozen=True)
