@@ -18,6 +18,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -59,9 +60,9 @@ class Word:
     tokens: tuple[Token, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class MappedText:
-    """A text of a picture's prompt, and its words of which maps are wanted.
+    """A text of a picture's prompt, and its words of which maps are wanted; what is recorded belongs to this object.
 
     Attributes:
         picture: Which picture it belongs to, in the host's own count.
@@ -75,7 +76,7 @@ class MappedText:
     text: str
     words: tuple[Word, ...]
 
-    @property
+    @cached_property
     def rows(self) -> tuple[int, ...]:
         """The rows of the conditioning that are needed, each once, in order."""
         return tuple(sorted({token.row for word in self.words for token in word.tokens}))
@@ -155,6 +156,7 @@ class Recorder:
         self._indices: dict[tuple[tuple[int, ...], torch.device], torch.Tensor] = {}
         self._recorded: dict[MappedText, Recorded] = {}
         self._unread: set[str] = set()
+        self._watched = 0
 
     def __enter__(self) -> Recorder:
         return self
@@ -173,7 +175,7 @@ class Recorder:
         """
         attentions = self._attentions if unet is self._unet else list(_cross_attentions(unet, levels, self._layers))
         self.release()
-        self._unet, self._attentions = unet, attentions
+        self._unet, self._attentions, self._watched = unet, attentions, len(attentions)
         self._handles.append(unet.register_forward_pre_hook(self._on_unet, with_kwargs=True))
         for layer, attention, place in attentions:
             for index, projection in enumerate((attention.to_q, attention.to_k)):
@@ -196,6 +198,11 @@ class Recorder:
         self._expected = []
         self._unet = None
         self._attentions = []
+
+    @property
+    def watched(self) -> int:
+        """How many layers have, or had, hooks."""
+        return self._watched
 
     @property
     def unread(self) -> frozenset[str]:
@@ -222,6 +229,7 @@ class Recorder:
         self._recorded = {}
         self._indices.clear()
         self._unread.clear()
+        self._watched = 0
 
     def _on_unet(self, _unet: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         latents = args[0] if args else kwargs.get("x", kwargs.get("sample"))

@@ -7,7 +7,7 @@ text encoders are changed while a positive prompt is encoded, the UNet has a hoo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,10 +18,12 @@ from modules.hypernetworks import hypernetwork
 from alignit.class_words import ClassWords
 from alignit.controls import Controls
 from alignit.injection import Injector
+from alignit.map_words import MapChoice
 from alignit.patches import replaced
 from alignit.projections import Change, ChangedAtConcepts, ChangedEverywhere, ProjectionHooks, needs_projections
 from alignit.syntax import without_class_words
 from alignit.webui.arguments import Arguments
+from alignit.webui.attention_maps import MapRecording, Schedules, TextWords, words_in
 from alignit.webui.concepts import Concepts, PlainDeltas
 from alignit.webui.encoders import Concept, DummyRows, Encoding, UnsupportedEncoderError
 from alignit.webui.infotext import write_info
@@ -43,6 +45,7 @@ class _Conds:
         changes: For each of them that has one, its change of W_k and W_v.
         networks: What the prompt's networks named for it.
         state: What else it was computed with: see `_encoder_state`.
+        schedules: The words of its texts, where attention maps are wanted.
     """
 
     conds: Any
@@ -50,6 +53,7 @@ class _Conds:
     changes: dict[str, Change]
     networks: Active
     state: tuple[Any, ...] = ()
+    schedules: Schedules | None = None
 
 
 class Job:
@@ -69,6 +73,9 @@ class Job:
         self._computing = _Conds(None, set(), {}, Active())
         self._sampled_with: tuple[Any, ...] = ()
         self._dummies: dict[Any, DummyRows] = {}
+        self.maps: MapRecording | None = None
+        if arguments.attention_maps:
+            self.maps = MapRecording(p, MapChoice.parse(arguments.map_words), self._notes.say)
         self._originals: dict[str, Any] = {}
         self._replacements: dict[str, Any] = {}
 
@@ -113,6 +120,8 @@ class Job:
     def begin_pass(self) -> None:
         """A sampling pass begins: txt2img has two of them with hires fix."""
         self._end_pass()
+        if self.maps is not None:
+            self.maps.begin_pass()
 
     def before_step(self, denoiser: Any) -> None:
         """A step of sampling begins, with the host's `CFGDenoiser`."""
@@ -140,6 +149,13 @@ class Job:
                 "following the sampling",
                 "The concepts stay injected at every step of this picture; what comes next is made without AlignIT.",
             )
+
+    def record_step(self, params: Any) -> None:
+        """Record the attention of a step, with the host's `CFGDenoiserParams`: after `before_step` and its hooks."""
+        if self.maps is not None:
+            conds = self._p.get_conds()[0]
+            computed = next((known for known in self._computed if known.conds is conds), None)
+            self.maps.before_step(computed.schedules if computed else None, params)
 
     def _watch_projections(self, computed: _Conds, unet: Any) -> None:
         # The same modules can hold another checkpoint's weights, and the next pass other deltas or LoRAs. Where it has
@@ -188,11 +204,20 @@ class Job:
                 conds = original(function, required_prompts, steps, caches, extra_network_data, *args, **kwargs)
             if not any(known.conds is conds for known in self._computed):
                 self._computing.conds = conds
+                if self.maps is not None:
+                    hires_steps = args[0] if args else kwargs.get("hires_steps")
+                    self._computing.schedules = self.maps.read(required_prompts, steps, hires_steps, self._words)
                 self._computed.append(self._computing)
                 self._say_unused(self._computing)
             return conds
 
         return get_conds_with_caching
+
+    def _words(self, text: str, wanted: Sequence[str]) -> TextWords:
+        if self.aligns:
+            return words_in(shared.sd_model, self._concepts, text, wanted)
+        lookup = PlainDeltas(self._computing.networks.deltas)
+        return words_in(shared.sd_model, lookup, self._without_class_words([text])[0], wanted)
 
     def _read(self, prompts: Any) -> None:
         # All of them first: the parts of AND and the batch's prompts are encoded one by one, and a class word given in
@@ -295,10 +320,14 @@ class Job:
                 self._injector.release()
                 self._release_projections()
                 self._sampled_with = ()
+                if self.maps is not None:
+                    self.maps.release()
             try:
                 self._end_pass()
             except Exception:
                 self._fail("looking where the concepts arrived")
+            if self.maps is not None:
+                self.maps.end_sampling()
             # Only now: the prompt of hires fix is encoded in mid-sampling.
             stopped = shared.state.interrupted or shared.state.skipped
             if self.aligns and not stopped and not self._concepts.found and not self._notes:
@@ -311,6 +340,8 @@ class Job:
         def close() -> None:
             self.end(self._p)
             self._forget()
+            if self.maps is not None:
+                self.maps.forget()
             original()
 
         return close

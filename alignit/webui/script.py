@@ -89,12 +89,25 @@ class AlignITScript(scripts.Script):  # type: ignore[misc]
         if job is not None:
             job.begin_pass()
 
+    def postprocess_image(self, p: Any, pp: Any, *_args: Any) -> None:
+        """Tell the job that a picture is done, in the frame in which it was sampled."""
+        job = Job.of(p)
+        if job is not None and job.maps is not None:
+            job.maps.draw(pp.image)
+
+    def postprocess(self, p: Any, processed: Any, *_args: Any) -> None:
+        """Add to the generation's pictures."""
+        job = Job.of(p)
+        if job is not None and job.maps is not None:
+            job.maps.finish(processed)
+
 
 def on_cfg_denoiser(params: Any) -> None:
     """Tell the job that a sampling step begins."""
     job = Job.of(getattr(params.denoiser, "p", None))
     if job is not None:
         job.before_step(params.denoiser)
+        job.record_step(params)
 
 
 def _prompts(p: Any) -> list[str]:

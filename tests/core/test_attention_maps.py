@@ -15,6 +15,7 @@ from PIL import Image
 from alignit.attention_maps import MappedText, NoMapError, Recorder, Token, Word, token_probabilities
 from alignit.controls import Layers
 from alignit.heat_pictures import overlay, sheet
+from tests.bilinear import enlarged
 
 HEADS, WIDTH, TOKENS = 3, 5, 11
 
@@ -143,27 +144,6 @@ def reference(
     return np.mean([enlarged(values, size) for values in maps], axis=0)
 
 
-def enlarged(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Bilinear, with the pixels' centres in place and the border's pixels repeated beyond it."""
-    rows, columns = (
-        np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
-        for new, old in zip(size, values.shape, strict=True)
-    )
-    result = np.zeros(size)
-    for y, row in enumerate(rows):
-        for x, column in enumerate(columns):
-            top, left = int(row), int(column)
-            bottom, right = min(top + 1, values.shape[0] - 1), min(left + 1, values.shape[1] - 1)
-            b, r = row - top, column - left
-            result[y, x] = (
-                values[top, left] * (1 - b) * (1 - r)
-                + values[top, right] * (1 - b) * r
-                + values[bottom, left] * b * (1 - r)
-                + values[bottom, right] * b * r
-            )
-    return result
-
-
 def test_a_map_is_the_mean_over_heads_layers_steps_and_tokens() -> None:
     unet, recorder = UNet(), Recorder()
     wanted = text({"ball": [3], "golden cat": [5, 6]})
@@ -285,10 +265,11 @@ def test_any_proportions(size: tuple[int, int]) -> None:
 def test_memory_is_that_of_the_blocks_and_not_of_steps_layers_or_heads() -> None:
     unet, recorder = UNet(), Recorder()
     kept = []
+    wanted = text({"ball": [3], "hat": [5, 6]})
     with recorder:
         for step in range(6):
             recorder.watch(unet)
-            recorder.begin_step([text({"ball": [3], "hat": [5, 6]})])
+            recorder.begin_step([wanted])
             run(unet, *batch(2, step))
             kept.append(recorder.nbytes)
     assert set(kept) == {4 * 3 * (48 + 12 + 48 + 1)}  # float32, rows, places of the blocks
