@@ -48,20 +48,17 @@ def note(pictures: Pictures) -> str:
 
 
 def probed(
-    host: WebUI, rows: list[int], part: int, of_pass: str = "0 first", layers: tuple[str, ...] = ("",)
+    host: WebUI, rows: list[int], part: int = 0, of_pass: str = "0 first", layers: tuple[str, ...] = ("",)
 ) -> np.ndarray:
-    """The mean over layers of the probe's attention to rows, in the size of the latent picture."""
-    recorded = host.get("/probe/attention")[of_pass]
+    """The mean over layers of the probe's attention to rows, in the size of the latent picture, which is square."""
+    side = 16 if "hires" in of_pass else 8
     maps = [
-        np.array(maps)
-        for name, maps in recorded.items()
+        np.array(row).reshape(int(len(row) ** 0.5), -1)
+        for name, of_layer in host.get("/probe/attention")[of_pass].items()
         if name.split()[0] == str(part) and any(layer in name for layer in layers)
+        for row in of_layer[: len(rows)]
     ]
-    side = max(int(np.sqrt(item.shape[1])) for item in maps)
-    return np.mean(
-        [enlarged(row.reshape(int(len(row) ** 0.5), -1), (side, side)) for item in maps for row in item[: len(rows)]],
-        axis=0,
-    )
+    return np.mean([enlarged(item, (side, side)) for item in maps], axis=0)
 
 
 def close(ours: np.ndarray, wanted: np.ndarray) -> bool:
@@ -208,7 +205,7 @@ def test_without_a_concept_and_for_a_plain_embedding(host: WebUI) -> None:
         plain = {"cat": "a cat in snow", "my-cat": prompt}["cat" if more["class_words"] else "my-cat"]
         inject = [{"dummy": "* my-cat * *", "rows": [2]}] if more["class_words"] else []
         host.txt2img(plain, reference={"inject": inject, "attention": [4]})
-        assert close(found[-1], probed(host, [4], 0))
+        assert close(found[-1], probed(host, [4]))
         host.restore_options()
     assert not close(found[0], found[1])
     assert not close(found[1], found[2])
@@ -257,7 +254,9 @@ def test_inpainting_with_masks_in_the_gallery(host: WebUI) -> None:
     payload = {"init": init, "mask": mask, "batch_size": 2, "override_settings": override, "denoising_strength": 0.7}
     plain = host.img2img("a my-cat in snow", alignit=[True, WORDS], **payload)
     ours = host.img2img("a my-cat in snow", alignit=[arguments], **payload)
-    assert list(ours[: len(plain)]) == list(plain)
+    # Not to the last bit: the host draws the latents of the picture to begin with without a seed.
+    assert all(one.difference(other) < 0.1 for one, other in zip(ours, plain, strict=False))
+    assert [picture.infotext for picture in ours[:2]] == [picture.infotext for picture in plain[:2]]
     assert len(ours) == len(plain) + 2
     assert ours[-1].infotext == ours.info["infotexts"][1]
 
@@ -356,13 +355,9 @@ def test_layers_and_steps_without_any_are_told(host: WebUI) -> None:
 
 
 def test_a_prompt_of_many_words_has_maps_of_the_first(host: WebUI) -> None:
-    words = [f"{adjective} {noun}" for noun in ("dog", "hat", "car", "sea") for adjective in ("red", "big", "old")]
-    prompt = (
-        "one two three four five six seven eight nine ten cat ball snow moon garden toy retriever golden white black "
-    )
-    ours = mapped(host, prompt + " ".join(words))
-    assert note(ours) == ""
-    assert len(host.get(URL)["pictures"][0]["maps"]) <= 32
+    letters = [f"{first}{second}" for first in "abcdefgh" for second in "mnopqr"]
+    mapped(host, ", ".join(letters))
+    assert [item["word"] for item in host.get(URL)["pictures"][0]["maps"]] == letters[:32]
 
 
 @pytest.mark.host_errors
