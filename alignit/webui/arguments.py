@@ -35,6 +35,7 @@ class Arguments:
         start: Fraction of the sampling steps before which nothing is injected.
         end: Fraction of the sampling steps from which on nothing is injected.
         controls: More of this, for all concepts that have no options of their own: see `alignit.controls`.
+        compare: Whether each picture is made three times: class word alone, concept alone, AlignIT.
     """
 
     enabled: bool = field(default=False, metadata={"label": "AlignIT"})
@@ -45,6 +46,7 @@ class Arguments:
     start: float = field(default=0.0, metadata={"label": "Start at", "infotext": "AlignIT start", "range": (0, 1)})
     end: float = field(default=1.0, metadata={"label": "End at", "infotext": "AlignIT end", "range": (0, 1)})
     controls: str = field(default="", metadata={"label": "More controls", "infotext": "AlignIT controls"})
+    compare: bool = field(default=False, metadata={"label": "Compare"})
 
     @classmethod
     def from_list(cls, values: Sequence[Any]) -> Arguments:

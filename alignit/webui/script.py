@@ -9,7 +9,8 @@ from modules import errors, scripts
 from alignit.syntax import without_class_words
 from alignit.webui.arguments import Arguments, ArgumentsError
 from alignit.webui.axes import with_axes
-from alignit.webui.infotext import clear_info
+from alignit.webui.compare import Comparison
+from alignit.webui.infotext import take_info
 from alignit.webui.job import Job
 from alignit.webui.networks import has_networks, plain_text
 from alignit.webui.notes import Notes
@@ -46,8 +47,12 @@ class AlignITScript(scripts.Script):  # type: ignore[misc]
 
     def before_process(self, p: Any, *args: Any) -> None:
         """Undo what an earlier generation set up on the same object, and refuse arguments that cannot be used."""
+        if Job.is_copy(p):
+            # ADetailer does this in mid-batch; the info is that of the pictures being made.
+            p.extra_generation_params = dict(p.extra_generation_params)
         Job.end(p)
-        clear_info(p)
+        Comparison.end(p)
+        take_info(p)
         try:
             Arguments.from_list(with_axes(p, args))
         except ArgumentsError as error:
@@ -57,6 +62,7 @@ class AlignITScript(scripts.Script):  # type: ignore[misc]
     def process(self, p: Any, *args: Any) -> None:
         """Set the generation up: the model is loaded, styles are merged and embeddings are up to date."""
         Job.end(p)
+        Comparison.end(p)
         try:
             arguments = Arguments.from_list(with_axes(p, args))
         except ArgumentsError as error:
@@ -64,12 +70,21 @@ class AlignITScript(scripts.Script):  # type: ignore[misc]
             return
         if arguments.enabled or has_networks(_prompts(p)):
             try:
+                if arguments.compare:
+                    Comparison(p, arguments, slice(self.args_from, self.args_to))
                 Job(p, arguments)
             except Exception:
+                Comparison.end(p)
                 errors.report("AlignIT: error while setting up", exc_info=True)
                 Notes(p).say(
                     "An error while setting up; the console has the details. This picture is made without AlignIT."
                 )
+
+    def before_process_batch(self, p: Any, *_args: Any, batch_number: int, **_kwargs: Any) -> None:
+        """Tell the comparison which batch is next."""
+        comparison = Comparison.of(p)
+        if comparison is not None:
+            comparison.begin_batch(batch_number)
 
     def process_batch(self, p: Any, *_args: Any, **_kwargs: Any) -> None:
         """Give the host plain embeddings for class words in the prompts that AlignIT leaves to it."""
@@ -88,6 +103,18 @@ class AlignITScript(scripts.Script):  # type: ignore[misc]
         job = Job.of(p)
         if job is not None:
             job.begin_pass()
+
+    def postprocess_image(self, p: Any, *_args: Any) -> None:
+        """Tell the comparison that a picture is made."""
+        comparison = Comparison.of(p)
+        if comparison is not None:
+            comparison.note_picture()
+
+    def postprocess(self, p: Any, processed: Any, *_args: Any) -> None:
+        """Have the comparison add its grid."""
+        comparison = Comparison.of(p)
+        if comparison is not None:
+            comparison.finish(processed)
 
 
 def on_cfg_denoiser(params: Any) -> None:
