@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from typing import Any
 
 from alignit.steps import StepRange
 
@@ -25,7 +26,7 @@ _STRENGTH = re.compile(rf"(?:strength\s+)?{_NUMBER}")
 _STEPS = re.compile(rf"steps\s+{_NUMBER}\s*-\s*{_NUMBER}")
 _LAYERS = re.compile(r"layers\s+(.+)")
 _FILLER = re.compile(r"filler\s+(\S+)")
-_FLAGS = {
+_FLAGS: dict[str, dict[str, Any]] = {
     "keys": {"keys": True, "values": False},
     "values": {"keys": False, "values": True},
     "keys and values": {"keys": True, "values": True},
