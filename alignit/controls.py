@@ -13,25 +13,32 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from typing import Any
 
 from alignit.steps import StepRange
 
 MAX_STRENGTH = 2.0
 FILLER = "*"
+CLASS_WORD = "class word"
 
 _NUMBER = r"(\d+(?:\.\d+)?|\.\d+)"
 _STRENGTH = re.compile(rf"(?:strength\s+)?{_NUMBER}")
 _STEPS = re.compile(rf"steps\s+{_NUMBER}\s*-\s*{_NUMBER}")
 _LAYERS = re.compile(r"layers\s+(.+)")
 _FILLER = re.compile(r"filler\s+(\S+)")
-_PARTS = {"keys": (True, False), "values": (False, True), "keys and values": (True, True)}
+_FLAGS: dict[str, dict[str, Any]] = {
+    "keys": {"keys": True, "values": False},
+    "values": {"keys": False, "values": True},
+    "keys and values": {"keys": True, "values": True},
+    CLASS_WORD: {"class_word": True},
+}
 _LEVELS = {"/1": 0, "/2": 1, "/4": 2, "/8": 3}
 _SIDES = {"down": "input", "mid": "middle", "up": "output"}
 _BLOCK = re.compile(r"(in|out)(\d\d)|m00")
 _LAYER = re.compile(r"(input|middle|output)_blocks?\.(\d+)\..*")
 
 HELP = (
-    "strength 0.5, falling, rising, steps 0-0.5, keys, values, layers down mid up /2 in04, filler a, "
+    f"strength 0.5, falling, rising, steps 0-0.5, keys, values, layers down mid up /2 in04, filler a, {CLASS_WORD}, "
     "with a semicolon between two"
 )
 
@@ -150,6 +157,7 @@ class Controls:
         values: Whether values are.
         layers: In which layers.
         filler: The word in the place of every other token of the dummy prompt; one token.
+        class_word: Whether the class word alone is wanted: s is 0, whatever strength is named nearer to the concept.
     """
 
     strength: float = 1.0
@@ -159,6 +167,7 @@ class Controls:
     values: bool = True
     layers: Layers = field(default=Layers())
     filler: str = FILLER
+    class_word: bool = False
 
     def with_options(self, text: str) -> Controls:
         """Return these controls with the options of a text changed, such as ``0.5; keys; steps 0-0.5``.
@@ -170,7 +179,7 @@ class Controls:
         for option in (part.strip() for part in text.split(";")):
             if option:
                 controls = controls._with_option(option)
-        return controls
+        return replace(controls, strength=0.0) if controls.class_word else controls
 
     def _with_option(self, option: str) -> Controls:
         lower = " ".join(option.lower().split())
@@ -189,9 +198,8 @@ class Controls:
             return replace(self, layers=Layers.parse(match[1]))
         if match := _FILLER.fullmatch(option):
             return replace(self, filler=match[1])
-        if lower in _PARTS:
-            keys, values = _PARTS[lower]
-            return replace(self, keys=keys, values=values)
+        if lower in _FLAGS:
+            return replace(self, **_FLAGS[lower])
         try:
             return replace(self, schedule=Schedule(lower))
         except ValueError:

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from alignit.attention_maps import Token, Word
 from alignit.controls import Controls, ControlsError, Layers
-from alignit.prompts import E, TargetChunk, base_chunk
+from alignit.prompts import E, Span, TargetChunk, base_chunk
 from alignit.steps import StepRange
 from alignit.syntax import name_key
 
@@ -127,17 +127,24 @@ def bounded(words: Sequence[Word], used_words: int = 0, used_tokens: int = 0) ->
     return tuple(taken)
 
 
-def names_of(chunk: TargetChunk[E], name: Mapping[int, str]) -> dict[int, str]:
+def names_of(
+    chunk: TargetChunk[E], embeddings: Mapping[int, str], alone: Mapping[str, str] | None = None
+) -> dict[int, str]:
     """Return the name of the concept or embedding at each row of a chunk that is one's.
 
     Args:
         chunk: The chunk.
-        name: Names of plain embeddings at their rows.
+        embeddings: Names of plain embeddings at their rows.
+        alone: What stands for concepts of which nothing is put in, by their names: their class words.
     """
-    names = dict(name)
+    names = dict(embeddings)
     for span in chunk.spans:
-        names |= dict.fromkeys(span.concept_rows or range(span.start, span.stop), span.concept)
+        names |= dict.fromkeys(_rows_of(span), (alone or {}).get(span.concept, span.concept))
     return names
+
+
+def _rows_of(span: Span[E]) -> range:
+    return span.concept_rows or range(span.start, span.stop)
 
 
 def _all_words(
@@ -160,7 +167,8 @@ def _occurrences(
     word: str, tokens: Sequence[int], chunk: TargetChunk[E], names: Mapping[int, str], vocabulary: Vocabulary
 ) -> list[list[int]]:
     """Return the rows of each mention of a word in a chunk."""
-    named = [row for row, name in names.items() if name_key(name) == name_key(word)]
+    named = {row for row, name in names.items() if name_key(name) == name_key(word)}
+    named |= {row for span in chunk.spans if name_key(span.concept) == name_key(word) for row in _rows_of(span)}
     if named:
         return [sorted(named)]
     wanted = list(vocabulary.tokens(word))

@@ -116,6 +116,7 @@ class PictureMaps(BaseModel):  # type: ignore[misc]
     picture: int = Field(description="Its number in the generation, from 0")
     prompt: str
     seed: int
+    infotext: str = Field(description="Its info text, which says how it was made")
     height: int = Field(description="Height of the maps: that of the latent picture")
     width: int
     layers: list[str] = Field(description="The blocks of the UNet in which the attention was recorded")
@@ -251,6 +252,7 @@ def _picture_maps(
         picture=number,
         prompt=kept.prompt,
         seed=kept.seed,
+        infotext=kept.infotext,
         height=height,
         width=width,
         layers=[place.block for place in maps.places if layers is None or layers.include_place(place)],

@@ -7,8 +7,8 @@ cannot do that, since the pictures of a batch share a prompt.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from modules import errors, images, prompt_parser, shared
@@ -19,9 +19,11 @@ from alignit.heat_pictures import sheet, thumbnail
 from alignit.map_words import MAX_TOKENS, MAX_WORDS, MapChoice, bounded, names_of, words_of
 from alignit.syntax import name_key
 from alignit.webui.encoders import HostVocabulary, Lookup, UnsupportedEncoderError, find_concepts, text_encoders
+from alignit.webui.notes import Notes
 
 _MAX_KEPT = 256 << 20  # bytes of maps that are kept for the API
 _FONT_SIZE = 16
+_ATTRIBUTE = "alignit_maps"
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class KeptPicture:
     prompt: str
     seed: int
     maps: AttentionMaps
+    infotext: str = ""
 
 
 _kept: dict[int, KeptPicture] = {}
@@ -60,8 +63,17 @@ def kept_pictures() -> dict[int, KeptPicture]:
     return dict(_kept)
 
 
-def words_in(sd_model: Any, lookup: Lookup, text: str, wanted: Sequence[str]) -> TextWords:
+def words_in(
+    sd_model: Any, lookup: Lookup, text: str, wanted: Sequence[str], alone: Mapping[str, str] | None = None
+) -> TextWords:
     """Find words in a text as it is encoded.
+
+    Args:
+        sd_model: The host's model.
+        lookup: Finds the concepts.
+        text: The text.
+        wanted: The words, or none for each of the text.
+        alone: The class words of concepts of which nothing is put in, by the concepts' names.
 
     Raises:
         UnsupportedEncoderError: The model's text encoders cannot be used.
@@ -77,6 +89,7 @@ def words_in(sd_model: Any, lookup: Lookup, text: str, wanted: Sequence[str]) ->
                 for start, embedding in chunk.chunk.embeddings
                 for row in range(start, start + int(embedding.vectors))
             },
+            alone or {},
         )
         for chunk in chunks
     ]
@@ -87,19 +100,13 @@ def words_in(sd_model: Any, lookup: Lookup, text: str, wanted: Sequence[str]) ->
 
 
 class MapRecording:
-    """Records the attention maps of a generation."""
+    """Records the attention maps of a generation. It lives on the host's processing object `p`, beside its jobs."""
 
-    def __init__(self, p: Any, choice: MapChoice, say: Callable[[str], None]) -> None:
-        """Prepare.
-
-        Args:
-            p: The host's processing object.
-            choice: Of what to make maps.
-            say: Tells the user what cannot be done.
-        """
+    def __init__(self, p: Any, choice: MapChoice) -> None:
+        """Begin for a processing object, until `end`."""
         self._p = p
         self._choice = choice
-        self._say = say
+        self._say = Notes(p).say
         self._recorder = Recorder(choice.layers)
         self._off = False
         self._began = False
@@ -109,6 +116,21 @@ class MapRecording:
         self._all_words: dict[str, None] = {}
         self._pictures: dict[int, KeptPicture] = {}
         self._sheets: dict[int, Image.Image] = {}
+        self._drawn: list[int] = []
+        setattr(p, _ATTRIBUTE, self)
+
+    @staticmethod
+    def of(p: Any) -> MapRecording | None:
+        """Return the recording of a processing object, or None; a copy has none of its own."""
+        recording = getattr(p, _ATTRIBUTE, None)
+        return recording if isinstance(recording, MapRecording) and recording._p is p else None
+
+    @staticmethod
+    def end(p: Any) -> None:
+        """Give a processing object back as it was; also a copy of one, which has the attributes of its original."""
+        recording = vars(p).pop(_ATTRIBUTE, None)
+        if isinstance(recording, MapRecording) and recording._p is p:
+            recording._forget()
 
     def read(
         self, prompts: Any, steps: int, hires_steps: int | None, words: Callable[[str, Sequence[str]], TextWords]
@@ -263,6 +285,7 @@ class MapRecording:
     def draw(self, picture: Image.Image) -> None:
         """Draw the sheet of a picture that is done, and keep memory within its bounds."""
         number = self._p.iteration * self._p.batch_size + self._p.batch_index
+        self._drawn.append(number)
         kept = self._pictures.get(number)
         if kept is None or self._off:
             return
@@ -285,26 +308,28 @@ class MapRecording:
         Args:
             processed: The host's `Processed`.
         """
+        if not processed.images:
+            return  # ADetailer has the scripts end in mid-batch, to begin again
+        first = processed.index_of_first_image
+        texts = {number: _item(processed.infotexts, first + at, "") for at, number in enumerate(self._drawn)}
         if self._began:
             _kept.clear()
-            _kept.update(self._pictures)
-        texts = [_item(processed.infotexts, processed.index_of_first_image + n, processed.info) for n in self._sheets]
+            _kept.update({n: replace(kept, infotext=texts.get(n, "")) for n, kept in self._pictures.items()})
         if self._sheets:
             # The host itself has no text for masks, which it can put behind each picture.
             processed.infotexts += [processed.info] * (len(processed.images) - len(processed.infotexts))
-        for picture, text in zip(self._sheets.values(), texts, strict=True):
+        for number, picture in self._sheets.items():
             if shared.opts.enable_pnginfo:
-                picture.info["parameters"] = text
+                picture.info["parameters"] = texts[number]
             processed.images.append(picture)
-            processed.infotexts.append(text)
+            processed.infotexts.append(texts[number])
         self._sheets = {}
 
     def release(self) -> None:
         """Remove the hooks."""
         self._recorder.release()
 
-    def forget(self) -> None:
-        """Remove the hooks, and forget everything that is not kept for the API."""
+    def _forget(self) -> None:
         self._recorder.release()
         self._recorder.forget()
         self._texts.clear()
@@ -313,7 +338,7 @@ class MapRecording:
 
     def _give_up(self, why: str) -> None:
         self._off = True
-        self.forget()
+        self._forget()
         self._say(f"No attention maps: {why}")
 
     def _fail(self, doing: str) -> None:

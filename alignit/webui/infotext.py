@@ -16,10 +16,11 @@ SUGGESTED_KEY = "AlignIT suggested"
 _ARGUMENTS = ("class_words", "strength", "start", "end", "controls")
 
 
-def clear_info(p: Any) -> None:
-    """Remove what an earlier generation noted; X/Y/Z plot hands the dict on from cell to cell."""
-    for key in (*map(infotext_key, _ARGUMENTS), INFOTEXT_KEY, SUGGESTED_KEY):
-        p.extra_generation_params.pop(key, None)
+def take_info(p: Any) -> dict[str, str]:
+    """Remove what was noted for a generation, and return it; X/Y/Z plot hands the dict on from cell to cell."""
+    params = p.extra_generation_params
+    keys = (*map(infotext_key, _ARGUMENTS), INFOTEXT_KEY, SUGGESTED_KEY)
+    return {key: params.pop(key) for key in keys if key in params}
 
 
 def write_info(p: Any, arguments: Arguments, found: Mapping[str, Found]) -> None:

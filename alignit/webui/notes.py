@@ -21,7 +21,10 @@ class Notes:
             self._said.append(note)
             self._p.comment(f"AlignIT: {note}")
             # Comments never reach the API's answer; generation parameters do, through its "info".
-            self._p.extra_generation_params[INFOTEXT_KEY] = " ".join(self._said)
+            params = self._p.extra_generation_params
+            text = params.get(INFOTEXT_KEY, "")
+            if note not in text:
+                params[INFOTEXT_KEY] = f"{text} {note}".strip()
 
     def __bool__(self) -> bool:
         """Whether anything was said."""

@@ -67,6 +67,7 @@ class Panel:
                 info="For all concepts; for one of them in the prompt: <my-cat=cat; 0.5; keys>.",
                 elem_id=elem_id("controls"),
             )
+            compare = gr.Checkbox(defaults.compare, label=label("compare"), elem_id=elem_id("compare"))
             with gr.Row(elem_classes=["alignit-row"]):
                 attention_maps = gr.Checkbox(
                     value=defaults.attention_maps, label=label("attention_maps"), elem_id=elem_id("attention_maps")
@@ -77,7 +78,7 @@ class Panel:
                     placeholder="cat, ball; down mid; steps 0-0.5",
                     elem_id=elem_id("map_words"),
                 )
-        self.components = [enabled, class_words, strength, start, end, controls, attention_maps, map_words]
+        self.components = [enabled, class_words, strength, start, end, controls, compare, attention_maps, map_words]
         self.paste_fields = [
             infotext_utils.PasteField(enabled, was_enabled),
             *(

@@ -74,6 +74,15 @@ def test_a_concept_is_a_word_by_its_name_and_by_its_class_word() -> None:
     assert find(chunk("a cat cat ball", [alone]), wanted=["my-cat"]) == {"my-cat": [2, 3]}
 
 
+def test_a_concept_of_which_nothing_is_put_in_has_its_class_words_name() -> None:
+    cat = Span("my-cat", 2, tuple(Pieces().tokens("cat")), 1, "an embedding")
+    prompt = chunk("a cat ball", [cat])
+    names = [names_of(prompt, {}, {"my-cat": "cat"})]
+    assert [word.text for word in words_of([prompt], names, Pieces())] == ["a", "cat", "ball"]
+    for word in ("my-cat", "cat"):
+        assert [item.tokens[0].row for item in words_of([prompt], names, Pieces(), [word])] == [2]
+
+
 def test_an_embedding_is_a_word() -> None:
     assert find(chunk("a cat cat ball"), names={2: "my-cat", 3: "my-cat"}) == {"a": [1], "my-cat": [2, 3], "ball": [4]}
 

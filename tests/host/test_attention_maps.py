@@ -386,7 +386,7 @@ def test_the_schema_is_in_the_hosts_docs(host: WebUI) -> None:
     route = schema["paths"][URL]["get"]
     assert {item["name"] for item in route["parameters"]} == {"picture", "word", "layers", "tokens", "format"}
     assert "404" in route["responses"]
-    assert {"picture", "prompt", "seed", "height", "width", "layers", "maps"} == set(
+    assert {"picture", "prompt", "seed", "infotext", "height", "width", "layers", "maps"} == set(
         schema["components"]["schemas"]["PictureMaps"]["properties"]
     )
 

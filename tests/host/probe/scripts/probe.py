@@ -20,7 +20,9 @@ It shares no code with AlignIT. The script takes one JSON object; every key is o
     raise_in    "process_batch", "sample", "unet" or "encoder": raise there, once
     raise_at    at which call of the UNet or the text encoder (default 2 and 1)
     is_sd3      true: the loaded model calls itself one of Stable Diffusion 3
-    interrupt_at, skip_at   press Interrupt or Skip at this step of the denoiser
+    interrupt_at, skip_at, stop_at   press Interrupt, Skip or, for stopping after the batch, Interrupt once
+                at this step of the denoiser
+    in_batch    in this batch; default: in each
     attention   rows of the conditioning: add up how much the cross-attention looks at them, as the host itself computes
                 it without an optimisation; read it at /probe/attention
 """
@@ -464,10 +466,14 @@ def on_cfg_denoiser(params: script_callbacks.CFGDenoiserParams) -> None:
         job.injection.begin_step(params)
     if job.attention:
         job.attention.begin_step(params)
+    if job.request.get("in_batch", job.p.iteration) != job.p.iteration:
+        return
     if params.denoiser.step == job.request.get("interrupt_at"):
         shared.state.interrupt()
     if params.denoiser.step == job.request.get("skip_at"):
         shared.state.skip()
+    if params.denoiser.step == job.request.get("stop_at"):
+        shared.state.stop_generating()
 
 
 # What is left behind
