@@ -17,7 +17,7 @@ from PIL import Image
 
 from alignit.controls import CLASS_WORD
 from alignit.webui.arguments import Arguments
-from alignit.webui.infotext import take_info
+from alignit.webui.infotext import take_info, tidy_hashes
 from alignit.webui.inspection import InspectionError, has_concepts
 from alignit.webui.job import Job
 from alignit.webui.notes import Notes
@@ -238,6 +238,7 @@ class Comparison:
         p = self._p
         index, stopped = p.batch_index, shared.state.interrupted or shared.state.skipped
         self._made[p.iteration, index] = _Made(len(self._made), not stopped, p.seeds[index], p.prompts[index])
+        tidy_hashes(p)
 
     def name_file(self, filename: str) -> str:
         """Return the name of a picture's file with the way in which it is made."""

@@ -7,6 +7,7 @@ import json
 import shutil
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,15 +16,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from playwright.sync_api import BrowserContext, expect
 
 from tests.formats.writers import save_adapter
+from tests.host import test_deltas
+from tests.host.browser import NO_BROWSER, Tab, chromium, find_browser, watch_errors
 from tests.host.test_clean import comparable
-from tests.host.test_deltas import Files, files  # noqa: F401
 from tests.host.test_exact import HIRES, UGLY, WORDS
 from tests.host.webui import OPTIMIZATIONS, Picture, Pictures, WebUI
 
 TARGET = "a my-toy playing with a ball"
 BASE = "a toy toy toy playing with a ball"
+delta_files = test_deltas.files
 CLASS_WORD = ", AlignIT strength: 0.0, AlignIT start: 0.0, AlignIT end: 1.0, AlignIT controls: class word"
 
 
@@ -143,7 +147,12 @@ def test_img2img_and_inpainting(host: WebUI, return_mask: bool) -> None:
     payload: dict[str, Any] = {"init": init, "denoising_strength": 0.7, "batch_size": 2, "n_iter": 2, "steps": 6}
     if return_mask:
         payload |= {"mask": mask, "inpainting_fill": 2, "override_settings": {"return_mask": True}}
-    pictures = host.img2img("a my-cat in snow", alignit=arguments([True, WORDS]), **payload)
+
+    def made(prompt: str, alignit: list[Any]) -> Pictures:
+        host.txt2img("a house")  # the host draws the latents of an init picture as its generator was left before
+        return host.img2img(prompt, alignit=alignit, **payload)
+
+    pictures = made("a my-cat in snow", arguments([True, WORDS]))
     if return_mask:  # a mask follows each picture
         del pictures[2::2]
     ours = Compared(pictures, 2)
@@ -152,8 +161,7 @@ def test_img2img_and_inpainting(host: WebUI, return_mask: bool) -> None:
         (ours.concept, "a my-cat in snow", [False]),
         (ours.aligned, "a my-cat in snow", [True, WORDS]),
     ):
-        wanted = host.img2img(prompt, alignit=alignit, **payload)
-        assert way == wanted[:: 1 + return_mask]
+        assert way == made(prompt, alignit)[:: 1 + return_mask]
     assert_grid(ours, 4)
 
 
@@ -184,12 +192,16 @@ def test_the_grid(host: WebUI) -> None:
     assert one.info["index_of_first_image"] == 1
 
 
+def parts(infotext: str) -> list[str]:
+    return sorted(infotext.replace("\n", ", ").split(", "))
+
+
 def test_each_picture_has_an_info_that_makes_it_again(page_host: WebUI) -> None:
     for prompt, alignit in (
         (TARGET, [True, WORDS]),
         ("a <my-cat=cat; 0.5; steps 0-0.5> and my-toy", [True, "toy", 0.8]),
     ):
-        ours = compare(page_host, prompt, alignit, n_iter=2, **HIRES)
+        ours = compare(page_host, prompt, alignit, n_iter=2)
         assert all("AlignIT class words" not in picture.infotext for picture in ours.concept)
         assert all(CLASS_WORD in picture.infotext for picture in ours.class_word)
         assert not any("ompare" in picture.infotext for picture in ours.all)
@@ -198,7 +210,8 @@ def test_each_picture_has_an_info_that_makes_it_again(page_host: WebUI) -> None:
         for picture in pictures:
             again = page_host.post("/sdapi/v1/txt2img", {"infotext": picture.infotext})
             assert Picture(base64.b64decode(again["images"][0]), "") == picture, picture.infotext
-            assert json.loads(again["info"])["infotexts"][0] == picture.infotext
+            # The order of the keys is another where a comparison takes turns.
+            assert parts(json.loads(again["info"])["infotexts"][0]) == parts(picture.infotext)
 
 
 def saved(host: WebUI, folder: Path, **payload: Any) -> tuple[Compared, dict[str, list[Path]]]:
@@ -228,16 +241,11 @@ def test_what_the_settings_and_the_request_say_of_saving_and_showing(host: WebUI
     ours, files = saved(host, tmp_path / "unsaved")
     assert files == {"samples": [], "grids": []}  # the API saves nothing unless it is asked to
     assert_grid(ours, 1)
-    settings = {"return_grid": False, "grid_format": "jpg"}
-    pictures = host.txt2img(
-        TARGET,
-        alignit=arguments([True, WORDS]),
-        save_images=True,
-        override_settings=settings | {"outdir_txt2img_grids": f"{tmp_path}/grids"},
-    )
+    host.options(return_grid=False, grid_format="jpg")
+    pictures = host.txt2img(TARGET, alignit=arguments([True, WORDS]), save_images=True)
     assert pictures == ours.all[1:]
     assert pictures.info["index_of_first_image"] == 0
-    (grid,) = (tmp_path / "grids").glob("*")
+    (grid,) = (tmp_path / "unsaved" / "grids").glob("*")
     assert grid.suffix == ".jpg"
     assert Image.open(grid).size == ours.grid.image.size
 
@@ -261,6 +269,7 @@ def test_nothing_is_left_behind(host: WebUI) -> None:
     assert {key: value for key, value in host.state()["cond_caches"].items() if key.endswith("_c")} == caches
     assert host.txt2img(TARGET) == plain
     assert host.txt2img(TARGET, alignit=[True, WORDS]) == aligned
+    compare(host, **HIRES)
     objects = host.state(objects=True)["objects"]
     for seed in range(2):
         compare(host, seed=seed, **HIRES)
@@ -351,7 +360,7 @@ def test_nothing_is_left_after_an_error(host: WebUI, trouble: str) -> None:
     given = arguments([True, WORDS, 0.5, 0.2, 0.8])
     try:
         host.txt2img(f"a my-cat, {trouble}", alignit=given, reference={"raise_in": trouble})
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         assert "as asked" in str(error)  # noqa: PT017
     host.txt2img("a house again")
     assert comparable(host.state()) == before
@@ -440,7 +449,8 @@ def test_what_another_extension_makes_inside_of_a_picture_is_made_as_the_picture
     assert ours.class_word[0].difference(ours.aligned[0]) > 2
 
 
-def test_custom_diffusion_and_catversion(host: WebUI, files: Files) -> None:
+@pytest.mark.usefixtures("delta_files")
+def test_custom_diffusion_and_catversion(host: WebUI) -> None:
     """The concept alone is what the method itself makes; the class word alone has nothing of it."""
     bear = host.data / "models" / "catversion" / "bear"
     generator = torch.Generator().manual_seed(4)
@@ -451,9 +461,9 @@ def test_custom_diffusion_and_catversion(host: WebUI, files: Files) -> None:
             ("a <new1> cat and a bear <catversion:bear> <delta:my-run:1>", "a cat cat and a bear"),
             ("a <bear=bear> and my-toy <catversion:bear>", "a bear and toy toy toy"),
         ):
-            for alignit in ([True, "toy"], [True, "toy", 0.6, 0.0, 0.75, "falling"]):
+            for alignit in ([True, "my-toy=toy"], [True, "my-toy=toy", 0.6, 0.0, 0.75, "falling"]):
                 check(host, Case(target, base, {"batch_size": 2, "n_iter": 2}, alignit=alignit))
-            check(host, Case(target, base, HIRES | {"n_iter": 2}, alignit=[True, "toy"]))
+            check(host, Case(target, base, HIRES | {"n_iter": 2}, alignit=[True, "my-toy=toy"]))
     finally:
         shutil.rmtree(bear.parent)
 
@@ -464,3 +474,81 @@ def test_a_network_that_cannot_be_used_is_told_once(host: WebUI) -> None:
     assert ours.note.count("'nothing-here' is not in the folder") == 1
     assert all("AlignIT note" in picture.infotext for picture in ours.all)
     assert ours.concept == list(host.txt2img(prompt, n_iter=2))
+
+
+# As a person uses it
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[BrowserContext]:
+    path = find_browser()
+    if path is None:
+        pytest.skip(NO_BROWSER)
+    with chromium(path) as browser:
+        yield browser.new_context(viewport={"width": 1280, "height": 1400})
+
+
+@pytest.fixture
+def tab(browser: BrowserContext, page_host: WebUI) -> Iterator[Tab]:
+    page = browser.new_page()
+    errors = watch_errors(page)
+    tab = Tab(page)
+    tab.open(page_host.url)
+    tab.set(width=128, height=128, steps=4, seed=1)
+    yield tab
+    page.close()
+    assert not errors
+
+
+def test_in_the_page(page_host: WebUI, tab: Tab, tmp_path: Path) -> None:
+    page = {"sampler_name": "DPM++ 2M", "cfg_scale": 7, "width": 128, "height": 128}
+    tab.prompt.fill("a my-cat on the moon")
+    tab.open_panel()
+    tab.class_words.fill("my-cat=cat")
+    box = tab.part("compare").get_by_label("Compare")
+    expect(box).not_to_be_checked()
+    assert "three times" in (tab.part("compare").get_attribute("title") or "")
+    box.check()
+    tab.page.locator("#txt2img_batch_count input[type=number]").fill("2")
+    grid = tab.generate(page_host.url)
+    over_api = page_host.txt2img("a my-cat on the moon", **page, n_iter=2, alignit=arguments([True, "my-cat=cat"]))
+    assert grid == over_api[0]
+    thumbnails = tab.page.locator("#txt2img_gallery .thumbnail-item")
+    expect(thumbnails).to_have_count(7)
+    tab.page.locator("#txt2img_gallery").screenshot(path=tmp_path / "gallery.png")
+    tab.panel.screenshot(path=tmp_path / "panel.png")
+    expect(tab.comments).to_be_empty()
+    assert "AlignIT class words: my-cat=cat, AlignIT strength: 1.0" in tab.info.inner_text()
+    assert "Compare" not in grid.png_info
+
+    # Each of the pictures back by paste, which leaves Compare as it is.
+    box.uncheck()
+    tab.page.locator("#txt2img_batch_count input[type=number]").fill("1")
+    for picture in over_api[1:4]:
+        tab.paste(picture.infotext)
+        expect(tab.prompt).to_have_value("a my-cat on the moon")
+        expect(tab.checkbox).to_be_checked(checked="AlignIT class words" in picture.infotext)
+        assert tab.generate(page_host.url) == picture
+
+
+def test_the_batch_tab_of_img2img(page_host: WebUI, tab: Tab, tmp_path: Path) -> None:
+    inputs, outputs = tmp_path / "in", tmp_path / "out"
+    inputs.mkdir()
+    for name in ("first", "second"):
+        (inputs / f"{name}.png").write_bytes(page_host.txt2img(f"a {name} house")[0].png)
+    page_host.options(samples_save=True, save_images_add_number=False)
+    img2img = Tab(tab.page, "img2img")
+    tab.page.locator("#tabs > .tab-nav button", has_text="img2img").click()
+    tab.page.locator("#mode_img2img > .tab-nav button", has_text="Batch").click()
+    tab.page.locator("#img2img_batch_source button", has_text="from directory").click()
+    tab.page.locator("#img2img_batch_input_dir textarea").fill(str(inputs))
+    tab.page.locator("#img2img_batch_output_dir textarea").fill(str(outputs))
+    img2img.set(width=64, height=64, steps=4, seed=1)
+    img2img.prompt.fill("a <my-cat=cat> in snow")
+    img2img.open_panel()
+    img2img.part("compare").get_by_label("Compare").check()
+    img2img.generate(page_host.url)
+    expect(tab.page.locator("#img2img_gallery .thumbnail-item")).to_have_count(8)
+    assert sorted(path.stem for path in outputs.glob("*")) == sorted(
+        f"{name}-{way}" for name in ("first", "second") for way in ("class-word", "concept", "alignit")
+    )

@@ -23,3 +23,5 @@ class Wildcards(scripts.Script):
         prompts = json.loads(prompts or "[]") if isinstance(prompts, str) else prompts
         if prompts:
             p.all_prompts = list(prompts)
+            for name in ("all_negative_prompts", "all_seeds", "all_subseeds"):
+                setattr(p, name, getattr(p, name)[: len(prompts)])
