@@ -448,3 +448,26 @@ def test_no_maps_yet(servers: Any) -> None:
     answer = requests.get(host.url + URL, timeout=60)
     assert answer.status_code == 404
     assert "make a picture with attention_maps on" in answer.text
+
+
+def test_a_comparison_has_maps_of_each_of_its_pictures(host: WebUI) -> None:
+    """Class word alone, concept alone and AlignIT: as three generations of their own, and with a grid in front."""
+    compared = mapped(host, "a my-cat in snow", "", {"compare": True}, seed=5, n_iter=2)
+    pictures = host.get(URL, format="values")["pictures"]
+    assert len(compared) == 1 + 6 + 6
+    assert [item["picture"] for item in pictures] == list(range(6))
+    assert [item["seed"] for item in pictures] == [5, 5, 5, 6, 6, 6]
+    assert [[word["word"] for word in item["maps"]][1] for item in pictures[:3]] == ["cat", "my-cat", "my-cat"]
+    assert [item["infotext"] for item in pictures] == [picture.infotext for picture in compared[1:7]]
+    assert [picture.infotext for picture in compared[7:]] == [picture.infotext for picture in compared[1:7]]
+    alone = (
+        ("a cat in snow", {"class_words": ""}),
+        ("a my-cat in snow", {"class_words": ""}),
+        ("a my-cat in snow", {}),
+    )
+    for index, (prompt, more) in enumerate(alone):
+        for seed, of_seed in ((5, pictures[:3]), (6, pictures[3:])):
+            mapped(host, prompt, "", more, seed=seed)
+            (wanted,) = host.get(URL, format="values")["pictures"]
+            for word, other in zip(of_seed[index]["maps"], wanted["maps"], strict=True):
+                np.testing.assert_array_equal(word["values"], other["values"])
