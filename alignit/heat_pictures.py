@@ -51,12 +51,14 @@ def sheet(cells: Sequence[tuple[Image.Image, str]], font: Any) -> Image.Image:
     """Return pictures of one size side by side, in rows, each with its text underneath.
 
     Args:
-        cells: Pictures and texts, at least one. A text that is too long for its cell is cut.
+        cells: Pictures and texts, at least one. A line of text that is too long for its cell is cut.
         font: Pillow's font for the texts.
     """
     columns = min(_COLUMNS, len(cells))
     width, height = cells[0][0].size
-    step_x, step_y = max(width, 64) + _MARGIN, height + _text_height(font) + 2 * _MARGIN
+    line_height = int(font.getbbox("Ag")[3]) + _MARGIN // 2
+    lines = max(text.count("\n") + 1 for _, text in cells)
+    step_x, step_y = max(width, 64) + _MARGIN, height + lines * line_height + _MARGIN
     rows = math.ceil(len(cells) / columns)
     page = Image.new("RGB", (columns * step_x + _MARGIN, rows * step_y + _MARGIN), _PAPER)
     draw = ImageDraw.Draw(page)
@@ -64,12 +66,10 @@ def sheet(cells: Sequence[tuple[Image.Image, str]], font: Any) -> Image.Image:
         row, column = divmod(index, columns)
         x, y = _MARGIN + column * step_x, _MARGIN + row * step_y
         page.paste(picture, (x, y))
-        draw.text((x, y + height + _MARGIN // 2), _cut(text, step_x - _MARGIN, font), fill=_INK, font=font)
+        for number, line in enumerate(text.split("\n")):
+            at = x, y + height + number * line_height
+            draw.text(at, _cut(line, step_x - _MARGIN, font), fill=_INK, font=font)
     return page
-
-
-def _text_height(font: Any) -> int:
-    return int(font.getbbox("Ag")[3])
 
 
 def _cut(text: str, width: int, font: Any) -> str:

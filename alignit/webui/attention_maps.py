@@ -295,7 +295,7 @@ class MapRecording:
                 cells = [(small, "the picture")]
                 for word in kept.maps.words:
                     heat_map = kept.maps.heat_map(word)
-                    cells.append((heat_map.overlay(small), f"{word}  {heat_map.peak:.2g}"))
+                    cells.append((heat_map.overlay(small), f"{word}\nup to {heat_map.peak:.2%}"))
                 self._sheets[number] = sheet(cells, images.get_font(_FONT_SIZE))
             while len(self._pictures) > 1 and sum(k.maps.nbytes for k in self._pictures.values()) > _MAX_KEPT:
                 del self._pictures[min(self._pictures)]

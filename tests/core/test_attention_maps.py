@@ -15,6 +15,7 @@ from PIL import Image
 from alignit.attention_maps import MappedText, NoMapError, Recorder, Token, Word, token_probabilities
 from alignit.controls import Layers
 from alignit.heat_pictures import overlay, sheet
+from alignit.map_words import MAX_TOKENS
 from tests.bilinear import enlarged
 
 HEADS, WIDTH, TOKENS = 3, 5, 11
@@ -295,6 +296,61 @@ def test_no_more_probabilities_at_once_than_allowed() -> None:
     assert maps.shape == (1, 4096)
 
 
+class SdxlLayers(torch.nn.Module):
+    """The 70 cross-attention layers of SDXL, by their names, with narrow heads."""
+
+    PLACES = (
+        *((side, number, 2, 1) for side, number in [("input_blocks", 4), ("input_blocks", 5)]),
+        *(("output_blocks", number, 2, 1) for number in (3, 4, 5)),
+        *((side, number, 10, 2) for side, number in [("input_blocks", 7), ("input_blocks", 8)]),
+        *(("output_blocks", number, 10, 2) for number in (0, 1, 2)),
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.input_blocks, self.output_blocks = torch.nn.ModuleDict(), torch.nn.ModuleDict()
+        for side, number, layers, _ in self.PLACES:
+            getattr(self, side)[str(number)] = torch.nn.ModuleDict({"1": Block(layers, 0)})
+        self.middle_block = torch.nn.ModuleDict({"1": Block(10, 0)})
+
+    def forward(self, x: torch.Tensor, context: torch.Tensor) -> None:
+        blocks = [(getattr(self, side)[str(number)]["1"], level) for side, number, _, level in self.PLACES]
+        for block, level in [*blocks, (self.middle_block["1"], 2)]:
+            part = x[:, :, :: 2**level, :: 2**level].flatten(2).transpose(1, 2)
+            for layer in block.transformer_blocks:
+                layer.attn2(part, context)
+                layer.attn2.calls.clear()
+
+
+def test_memory_on_sdxl_at_1024_by_1024() -> None:
+    """As many tokens as a picture may have: what is kept is some 10 MiB, and no tensor on the way is larger than 16."""
+    largest = 0
+
+    class Watch(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, function, _types, args=(), kwargs=None):
+            nonlocal largest
+            result = function(*args, **(kwargs or {}))
+            if isinstance(result, torch.Tensor):
+                largest = max(largest, result.nbytes)
+            return result
+
+    unet, recorder = SdxlLayers(), Recorder()
+    wanted = text({"all": list(range(MAX_TOKENS))})
+    with recorder, torch.no_grad(), Watch():
+        recorder.watch(unet, levels=3)
+        recorder.begin_step([wanted])
+        unet(torch.randn(2, 4, 128, 128), torch.randn(2, 154, 4))
+    assert recorder.nbytes == MAX_TOKENS * 4 * (5 * 64 * 64 + 6 * 32 * 32) < 10 << 20
+    assert recorder.watched == 70
+    assert not recorder.unread
+    assert largest <= 16 << 20
+    maps = recorder.take()[0]
+    assert {place.block for place in maps.places} == {
+        *("in04", "in05", "in07", "in08", "m00", "out00", "out01", "out02", "out03", "out04", "out05")
+    }
+    assert maps.size == (128, 128)
+
+
 def hooks(unet: torch.nn.Module) -> int:
     return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in unet.modules())
 
@@ -379,6 +435,8 @@ def test_a_sheet_holds_every_cell() -> None:
     from PIL import ImageFont  # noqa: PLC0415
 
     colours = [(20 * index + 10, 255 - 20 * index, 7) for index in range(8)]
-    cells = [(Image.new("RGB", (70, 40), colour), "w" * index * 20) for index, colour in enumerate(colours)]
+    cells = [
+        (Image.new("RGB", (70, 40), colour), "w" * index * 20 + "\nsecond line") for index, colour in enumerate(colours)
+    ]
     pixels = np.asarray(sheet(cells, ImageFont.load_default())).reshape(-1, 3)
     assert all((pixels == colour).all(1).sum() == 70 * 40 for colour in colours)

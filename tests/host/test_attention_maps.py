@@ -238,7 +238,7 @@ def test_the_gallery_has_a_sheet_for_each_picture_with_its_text(host: WebUI) -> 
         # Three cells in a row, and the picture in the first.
         width, height = page.image.size
         assert width > 3 * 128
-        assert 64 < height < 128
+        assert 64 < height < 140
         corner = page.pixels[8 : 8 + 64, 8 : 8 + 128]
         assert np.array_equal(corner, picture.pixels)
         assert not np.array_equal(page.pixels[8 : 8 + 64, 8 + 136 : 8 + 136 + 128], picture.pixels)
