@@ -17,10 +17,13 @@ import requests
 from PIL import Image
 
 from tests.bilinear import enlarged
+from tests.host import test_deltas
 from tests.host.test_axes import plot
 from tests.host.test_clean import comparable
+from tests.host.test_deltas import Files
 from tests.host.webui import OPTIMIZATIONS, Pictures, WebUI
 
+files = test_deltas.files  # a fixture: files of a Custom Diffusion run
 URL = "/alignit/v1/attention-maps"
 WORDS = "my-cat=cat, my-toy=toy, xl-cat=cat, sd2-cat=cat"
 HIRES = {
@@ -81,6 +84,7 @@ class Case:
     arguments: dict[str, Any] = field(default_factory=dict)
     layers: tuple[str, ...] = ("",)
     options: dict[str, Any] = field(default_factory=dict)
+    hires: list[dict[str, Any]] | None = None
 
 
 def simple(word: str = "my-cat", rows: tuple[int, ...] = (2,), **more: Any) -> Case:
@@ -96,10 +100,10 @@ def check(host: WebUI, case: Case, optimization: str = "InvokeAI") -> None:
     assert note(ours) == ""
     found = values(host, case.word.split(";")[0], case.picture)
     host.options(cross_attention_optimization="None")
-    reference = {"inject": case.inject, "attention": case.rows}
-    host.txt2img(case.base, reference=reference, **payload)
+    reference = {"inject": case.inject} if case.hires is None else {"inject": case.inject, "hires": case.hires}
+    host.txt2img(case.base, reference={**reference, "attention": case.rows}, **payload)
     wanted = probed(host, case.rows, case.part, case.of_pass, case.layers)
-    host.txt2img(case.base, reference={"inject": case.inject, "attention": [1]}, **payload)
+    host.txt2img(case.base, reference={**reference, "attention": [1]}, **payload)
     other_row = probed(host, [1], case.part, case.of_pass, case.layers)
     assert close(found, wanted), f"difference {np.abs(found - wanted).max()} of {wanted.max()}"
     assert not close(found, other_row), "a map of another word would pass: the case proves nothing"
@@ -155,6 +159,19 @@ CASES = {
     "the same prompt as the negative one": simple(payload={"negative_prompt": "a cat playing with a ball"}),
     "token merging": simple(options={"token_merging_ratio": 0.5}),
     "two calls in a step": simple(payload={"sampler_name": "Heun"}),
+    "refiner": simple(payload={"refiner_checkpoint": "tiny-sd1-b", "refiner_switch_at": 0.5}),
+    "hires fix with its own prompt": simple(
+        "ball", (4,), payload=HIRES | {"hr_prompt": "snow and a ball"}, of_pass="0 hires", hires=[]
+    ),
+} | {
+    f"{network} in the prompt": Case(
+        f"a my-cat in snow {network}",
+        f"a cat in snow {network}",
+        [{"dummy": "* my-cat * *", "rows": [2]}],
+        "my-cat",
+        [2],
+    )
+    for network in ("<lora:tiny-lora:1>", "<hypernet:tiny-hyper:1>")
 }
 
 
@@ -169,6 +186,20 @@ def test_other_models(host: WebUI, checkpoint: str, concept: str) -> None:
     inject = [{"dummy": f"* {concept} * *", "rows": [2]}]
     for word, row in ((concept, 2), ("snow", 4)):
         check(host, Case(f"a {concept} in snow", "a cat in snow", inject, word, [row]))
+
+
+def test_custom_diffusion_aligned_and_alone(host: WebUI, files: Files) -> None:
+    """Its keys are put in by hooks: at the concept, and for the concept alone at every token."""
+    prompt = "a <new1> cat in snow <delta:my-run:1>"
+    inject = [{"dummy": "* newtoken cat * *", "rows": [2, 3], "weights": str(files.weights)}]
+    check(host, Case(prompt, "a cat cat in snow", inject, "<new1>", [2, 3]))
+    check(host, Case(prompt, "a cat cat in snow", inject, "snow", [5]))
+    mapped(host, prompt, "snow", {"compare": True})
+    (alone,) = host.get(URL, picture=1, format="values")["pictures"][0]["maps"]
+    host.load(files.checkpoint)
+    host.options(cross_attention_optimization="None")
+    host.txt2img("a newtoken cat in snow", reference={"attention": [5]})
+    assert close(np.array(alone["values"]), probed(host, [5]))
 
 
 def test_a_part_of_the_steps_and_prompt_editing(host: WebUI) -> None:
