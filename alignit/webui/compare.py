@@ -25,6 +25,7 @@ from alignit.webui.takeover import Takeover
 
 _ATTRIBUTE = "alignit_comparison"
 _COUNTED = "alignit_compared_jobs"
+_FAILED = "An error while comparing; the console has the details. Not all pictures are what they ought to be."
 _REPEATED = (
     "all_prompts",
     "all_negative_prompts",
@@ -102,8 +103,9 @@ class Comparison:
         self._jobs: dict[int, Job] = {}
         self._infos: dict[int, dict[str, str]] = {}
         self._way: int | None = None
-        self._batches = p.n_iter
-        self._save_grid = not p.do_not_save_grid
+        self._begun = False
+        self._batches = 0
+        self._save_grid = False
         self._script_args = p.script_args
         self._given_args = p.script_args
         # By the number of the host's batch, and the place in that.
@@ -137,7 +139,7 @@ class Comparison:
         def init(*args: Any, **kwargs: Any) -> None:
             compares = False
             try:
-                compares = self._begin()
+                compares = not self._begun and self._begin()
                 original(*args, **kwargs)
                 if compares:
                     self._repeat()
@@ -151,6 +153,9 @@ class Comparison:
     def _begin(self) -> bool:
         """Say whether there is something to compare, to the user too; if so, make the host's loop longer."""
         p = self._p
+        self._begun = True
+        self._batches = p.n_iter
+        self._save_grid = not p.do_not_save_grid
         try:
             obstacle = self._obstacle()
         except Exception:
@@ -208,7 +213,7 @@ class Comparison:
         except Exception:
             self._failed = True
             errors.report("AlignIT: error while comparing", exc_info=True)
-            Notes(self._p).say("An error while comparing; the console has the details. There is no grid.")
+            Notes(self._p).say(_FAILED)
 
     def _leave(self) -> None:
         Job.end(self._p)
@@ -259,6 +264,7 @@ class Comparison:
         words = self._jobs[_ALIGNED].class_words if _ALIGNED in self._jobs else {}
         Comparison.end(p)
         if self._failed:
+            Notes(p).say(_FAILED)
             return
         try:
             self._add_grid(processed, words)
@@ -273,7 +279,8 @@ class Comparison:
         if len(rows) < wanted:
             kept = f"The grid shows the {len(rows)} of {wanted} that are" if rows else "There is no grid, as none is"
             self._say(processed, f"The comparison was stopped. {kept} complete, with all three pictures.")
-        if not rows:
+        saves = opts.grid_save and self._save_grid
+        if not rows or not (opts.return_grid or saves):
             return
         masked = getattr(p, "mask_for_overlay", None) is not None
         stride = 1 + (masked and opts.return_mask) + (masked and opts.return_mask_composite)
@@ -289,7 +296,7 @@ class Comparison:
             processed.infotexts.insert(0, text)
             processed.index_of_first_image = first + 1
             processed.info = text
-        if opts.grid_save and self._save_grid:
+        if saves:
             images.save_image(
                 grid,
                 p.outpath_grids,
