@@ -168,7 +168,7 @@ def test_attention_maps_behind_the_pictures(page_host: WebUI, tab: Tab) -> None:
     over_api = page_host.txt2img(PROMPT, **PAGE, alignit=[arguments])
     assert picture == over_api[0]
     expect(tab.comments).to_contain_text("No attention map of 'zebra', which is not in the prompt")
-    thumbnails = tab.page.locator("#txt2img_gallery .thumbnail-item")
+    thumbnails = tab.page.locator("#txt2img_gallery .thumbnail-small")
     expect(thumbnails).to_have_count(2)
     thumbnails.last.click()
     expect(tab.info).to_contain_text("AlignIT class words: my-cat=cat")
