@@ -149,6 +149,7 @@ class Recorder:
         self._attentions: list[tuple[str, Any, Place]] = []
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
         self._expected: list[MappedText | None] = []
+        self._expected_size: tuple[int, int] | None = None
         self._call: list[tuple[int, MappedText]] = []
         self._batch = 0
         self._size = (0, 0)
@@ -181,12 +182,17 @@ class Recorder:
             for index, projection in enumerate((attention.to_q, attention.to_k)):
                 self._handles.append(projection.register_forward_hook(self._hook(layer, attention, place, index)))
 
-    def begin_step(self, rows: Sequence[MappedText | None]) -> None:
-        """Say whose the rows of the next batch are, in order; None is for a row that is not to be recorded.
+    def begin_step(self, rows: Sequence[MappedText | None], size: tuple[int, int] | None = None) -> None:
+        """Say what the UNet is given next.
 
-        A host can split the batch into several calls of the UNet. Rows beyond those named are not recorded.
+        Args:
+            rows: Whose the rows of the batch are, in order; None is for a row that is not to be recorded. A host can
+                split the batch into several calls of the UNet. Rows beyond those named are not recorded.
+            size: Height and width of the latent pictures. Calls with others are not recorded, such as those of an
+                extension that makes a picture of tiles; None for any size.
         """
         self._expected = list(rows)
+        self._expected_size = size
 
     def release(self) -> None:
         """Remove the hooks."""
@@ -238,6 +244,9 @@ class Recorder:
             self._call = []
             return
         self._batch, self._size = len(latents), (latents.shape[-2], latents.shape[-1])
+        if self._expected_size not in (None, self._size):
+            self._call = []
+            return
         of_call, self._expected = self._expected[: self._batch], self._expected[self._batch :]
         self._call = [(row, text) for row, text in enumerate(of_call) if text is not None and text.words]
 
@@ -280,6 +289,17 @@ class Recorder:
                 known = recorded.sums[key] = Sum(torch.zeros(len(rows), *size, device=keys.device))
             known.total += maps.to(known.total.device).unflatten(1, size)
             known.count += 1
+
+
+def newest_within(maps: Mapping[int, AttentionMaps], limit: int) -> list[int]:
+    """Return the numbers of the last pictures whose maps take so many bytes together at most; at least one."""
+    kept: list[int] = []
+    for number in sorted(maps, reverse=True):
+        limit -= maps[number].nbytes
+        if limit < 0 and kept:
+            break
+        kept.append(number)
+    return sorted(kept)
 
 
 class AttentionMaps:
@@ -431,5 +451,5 @@ def _resized(values: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 def _full_precision(device: torch.device) -> AbstractContextManager[Any]:
     try:
         return torch.autocast(device.type, enabled=False)
-    except RuntimeError:
-        return nullcontext()  # no autocast on this kind of device
+    except Exception:  # by the version of torch, another one where a kind of device has no autocast
+        return nullcontext()

@@ -21,7 +21,7 @@ from alignit.attention_maps import HeatMap, NoMapError
 from alignit.class_words import ClassWordError, remembered
 from alignit.controls import ControlsError, Layers
 from alignit.heat_pictures import grey
-from alignit.webui.attention_maps import KeptPicture, kept_pictures
+from alignit.webui.attention_maps import KEPT, KeptPicture
 from alignit.webui.catversion import ADAPTERS
 from alignit.webui.deltas import DELTAS
 from alignit.webui.embeddings import all_embeddings
@@ -217,7 +217,7 @@ def attention_maps(
     unknown = [name for name in request.query_params if name not in known]
     if unknown:
         raise HTTPException(422, f"AlignIT: there is no parameter '{unknown[0]}': there are {', '.join(known)}")
-    kept = kept_pictures()
+    kept = KEPT.pictures
     if not kept:
         raise HTTPException(404, "AlignIT: there are no attention maps yet: make a picture with attention_maps on")
     if picture is not None and picture not in kept:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 from modules import errors, images, prompt_parser, shared
 from PIL import Image
 
-from alignit.attention_maps import AttentionMaps, MappedText, Recorder, Word
+from alignit.attention_maps import AttentionMaps, MappedText, Recorder, Word, newest_within
 from alignit.heat_pictures import sheet, thumbnail
 from alignit.map_words import MAX_TOKENS, MAX_WORDS, MapChoice, bounded, names_of, words_of
 from alignit.syntax import name_key
@@ -55,12 +56,18 @@ class KeptPicture:
     infotext: str = ""
 
 
-_kept: dict[int, KeptPicture] = {}
+class Kept:
+    """What is kept for the API.
+
+    Attributes:
+        pictures: The pictures of the last generation with maps, by their number in it; bounded in memory. The API reads
+            it while another generation runs, so that it is replaced, and never changed.
+    """
+
+    pictures: Mapping[int, KeptPicture] = MappingProxyType({})
 
 
-def kept_pictures() -> dict[int, KeptPicture]:
-    """Return the pictures of the last generation with maps, by their number in it; bounded in memory."""
-    return dict(_kept)
+KEPT = Kept()
 
 
 def words_in(
@@ -118,6 +125,10 @@ class MapRecording:
         self._sheets: dict[int, Image.Image] = {}
         self._drawn: list[int] = []
         setattr(p, _ATTRIBUTE, self)
+        if script_runs(p):
+            p.comment(
+                "AlignIT: a script makes the pictures, so that there are no sheets with attention maps among them."
+            )
 
     @staticmethod
     def of(p: Any) -> MapRecording | None:
@@ -187,7 +198,7 @@ class MapRecording:
     def _begin_step(self, schedules: Schedules | None, params: Any) -> None:
         if not self._began:
             self._began = True
-            _kept.clear()
+            KEPT.pictures = {}
         denoiser = params.denoiser
         if not self._choice.steps.is_active(denoiser.step / denoiser.total_steps):
             self._recorder.release()
@@ -202,7 +213,7 @@ class MapRecording:
             return
         unet = shared.sd_model.model.diffusion_model
         self._recorder.watch(unet, len(unet.channel_mult))
-        self._recorder.begin_step(rows)
+        self._recorder.begin_step(rows, (params.x.shape[-2], params.x.shape[-1]))
         self._steps += 1
 
     def _rows(self, schedules: Schedules, step: int) -> list[MappedText]:
@@ -297,8 +308,8 @@ class MapRecording:
                     heat_map = kept.maps.heat_map(word)
                     cells.append((heat_map.overlay(small), f"{word}\nup to {heat_map.peak:.2%}"))
                 self._sheets[number] = sheet(cells, images.get_font(_FONT_SIZE))
-            while len(self._pictures) > 1 and sum(k.maps.nbytes for k in self._pictures.values()) > _MAX_KEPT:
-                del self._pictures[min(self._pictures)]
+            within = newest_within({n: item.maps for n, item in self._pictures.items()}, _MAX_KEPT)
+            self._pictures = {n: self._pictures[n] for n in within}
         except Exception:
             self._fail("drawing them")
 
@@ -313,8 +324,7 @@ class MapRecording:
         first = processed.index_of_first_image
         texts = {number: _item(processed.infotexts, first + at, "") for at, number in enumerate(self._drawn)}
         if self._began:
-            _kept.clear()
-            _kept.update({n: replace(kept, infotext=texts.get(n, "")) for n, kept in self._pictures.items()})
+            KEPT.pictures = {n: replace(kept, infotext=texts.get(n, "")) for n, kept in self._pictures.items()}
         if self._sheets:
             # The host itself has no text for masks, which it can put behind each picture.
             processed.infotexts += [processed.info] * (len(processed.images) - len(processed.infotexts))

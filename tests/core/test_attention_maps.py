@@ -12,7 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from alignit.attention_maps import MappedText, NoMapError, Recorder, Token, Word, token_probabilities
+from alignit.attention_maps import (
+    MappedText,
+    NoMapError,
+    Recorder,
+    Token,
+    Word,
+    newest_within,
+    token_probabilities,
+)
 from alignit.controls import Layers
 from alignit.heat_pictures import overlay, sheet
 from alignit.map_words import MAX_TOKENS
@@ -398,6 +406,34 @@ def test_layers_that_cannot_be_read_are_named() -> None:
             unet.attentions()[1][2](torch.zeros(2, 47, 4), context)  # a prime number of places
     assert len(recorder.unread) == 2
     assert recorder.take() == {}
+
+
+def test_calls_with_pictures_of_another_size_are_not_recorded() -> None:
+    """As an extension makes them that cuts the picture into tiles."""
+    unet, recorder = UNet(), Recorder()
+    wanted = text({"ball": [3]})
+    with recorder:
+        recorder.watch(unet)
+        recorder.begin_step([wanted], (6, 8))
+        run(unet, *batch(1, 0, (6, 4)))
+        assert recorder.take() == {}
+        recorder.begin_step([wanted], (6, 8))
+        run(unet, *batch(1, 0))
+        assert recorder.take()[0].size == (6, 8)
+
+
+def test_the_last_maps_are_kept_within_a_limit() -> None:
+    unet, recorder = UNet(), Recorder()
+    with recorder:
+        recorder.watch(unet)
+        recorder.begin_step([text({"ball": [3]}, picture=number) for number in (3, 10, 4)])
+        run(unet, *batch(3, 0))
+    maps = recorder.take()
+    each = maps[3].nbytes
+    assert newest_within(maps, 3 * each) == [3, 4, 10]
+    assert newest_within(maps, 3 * each - 1) == [4, 10]
+    assert newest_within(maps, 0) == [10]
+    assert newest_within({}, 5) == []
 
 
 def test_unknown_words_are_refused_with_those_that_there_are() -> None:

@@ -159,6 +159,7 @@ CASES = {
     "the same prompt as the negative one": simple(payload={"negative_prompt": "a cat playing with a ball"}),
     "token merging": simple(options={"token_merging_ratio": 0.5}),
     "two calls in a step": simple(payload={"sampler_name": "Heun"}),
+    "DDIM": simple(payload={"sampler_name": "DDIM"}),
     "refiner": simple(payload={"refiner_checkpoint": "tiny-sd1-b", "refiner_switch_at": 0.5}),
     "hires fix with its own prompt": simple(
         "ball", (4,), payload=HIRES | {"hr_prompt": "snow and a ball"}, of_pass="0 hires", hires=[]
