@@ -13,25 +13,32 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from typing import Any
 
 from alignit.steps import StepRange
 
 MAX_STRENGTH = 2.0
 FILLER = "*"
+CLASS_WORD = "class word"
 
 _NUMBER = r"(\d+(?:\.\d+)?|\.\d+)"
 _STRENGTH = re.compile(rf"(?:strength\s+)?{_NUMBER}")
 _STEPS = re.compile(rf"steps\s+{_NUMBER}\s*-\s*{_NUMBER}")
 _LAYERS = re.compile(r"layers\s+(.+)")
 _FILLER = re.compile(r"filler\s+(\S+)")
-_PARTS = {"keys": (True, False), "values": (False, True), "keys and values": (True, True)}
+_FLAGS: dict[str, dict[str, Any]] = {
+    "keys": {"keys": True, "values": False},
+    "values": {"keys": False, "values": True},
+    "keys and values": {"keys": True, "values": True},
+    CLASS_WORD: {"class_word": True},
+}
 _LEVELS = {"/1": 0, "/2": 1, "/4": 2, "/8": 3}
 _SIDES = {"down": "input", "mid": "middle", "up": "output"}
 _BLOCK = re.compile(r"(in|out)(\d\d)|m00")
 _LAYER = re.compile(r"(input|middle|output)_blocks?\.(\d+)\..*")
 
 HELP = (
-    "strength 0.5, falling, rising, steps 0-0.5, keys, values, layers down mid up /2 in04, filler a, "
+    f"strength 0.5, falling, rising, steps 0-0.5, keys, values, layers down mid up /2 in04, filler a, {CLASS_WORD}, "
     "with a semicolon between two"
 )
 
@@ -46,6 +53,43 @@ class Schedule(Enum):
     CONSTANT = "constant"
     FALLING = "falling"
     RISING = "rising"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where in the UNet a layer is.
+
+    Attributes:
+        side: ``input``, ``middle`` or ``output``, as in LDM.
+        block: The block, ``in04``, ``m00``, ``out05``.
+        level: Its resolution, as the number of times that the latent picture's size was halved.
+    """
+
+    side: str
+    block: str
+    level: int
+
+
+def place_of(layer: str, levels: int) -> Place:
+    """Return where a layer is.
+
+    Args:
+        layer: Its path (see `alignit.layer_names`).
+        levels: How many resolutions the UNet works at: 4 in SD1 and SD2, 3 in SDXL.
+
+    Raises:
+        ValueError: This is no layer as `alignit.layer_names` names them.
+    """
+    match = _LAYER.fullmatch(layer)
+    if match is None:
+        raise ValueError(f"'{layer}' is no layer of a UNet")
+    side, number = match[1], int(match[2])
+    block, level = {
+        "input": (f"in{number:02}", (number - 1) // 3),
+        "middle": ("m00", levels - 1),
+        "output": (f"out{number:02}", levels - 1 - number // 3),
+    }[side]
+    return Place(side, block, level)
 
 
 @dataclass(frozen=True)
@@ -91,17 +135,14 @@ class Layers:
             layer: Its path (see `alignit.layer_names`).
             levels: How many resolutions the UNet works at: 4 in SD1 and SD2, 3 in SDXL.
         """
-        match = _LAYER.fullmatch(layer)
-        if match is None:
-            raise ValueError(f"'{layer}' is no layer of a UNet")
-        side, number = match[1], int(match[2])
-        block, level = {
-            "input": (f"in{number:02}", (number - 1) // 3),
-            "middle": ("m00", levels - 1),
-            "output": (f"out{number:02}", levels - 1 - number // 3),
-        }[side]
-        sides = {_SIDES[place] for place in self.places if place in _SIDES}
-        return (not self.places or side in sides or block in self.places) and (not self.levels or level in self.levels)
+        return self.include_place(place_of(layer, levels))
+
+    def include_place(self, place: Place) -> bool:
+        """Say whether the layers of a place are chosen."""
+        sides = {_SIDES[name] for name in self.places if name in _SIDES}
+        return (not self.places or place.side in sides or place.block in self.places) and (
+            not self.levels or place.level in self.levels
+        )
 
 
 @dataclass(frozen=True)
@@ -116,6 +157,7 @@ class Controls:
         values: Whether values are.
         layers: In which layers.
         filler: The word in the place of every other token of the dummy prompt; one token.
+        class_word: Whether the class word alone is wanted: s is 0, whatever strength is named nearer to the concept.
     """
 
     strength: float = 1.0
@@ -125,6 +167,7 @@ class Controls:
     values: bool = True
     layers: Layers = field(default=Layers())
     filler: str = FILLER
+    class_word: bool = False
 
     def with_options(self, text: str) -> Controls:
         """Return these controls with the options of a text changed, such as ``0.5; keys; steps 0-0.5``.
@@ -136,7 +179,7 @@ class Controls:
         for option in (part.strip() for part in text.split(";")):
             if option:
                 controls = controls._with_option(option)
-        return controls
+        return replace(controls, strength=0.0) if controls.class_word else controls
 
     def _with_option(self, option: str) -> Controls:
         lower = " ".join(option.lower().split())
@@ -155,9 +198,8 @@ class Controls:
             return replace(self, layers=Layers.parse(match[1]))
         if match := _FILLER.fullmatch(option):
             return replace(self, filler=match[1])
-        if lower in _PARTS:
-            keys, values = _PARTS[lower]
-            return replace(self, keys=keys, values=values)
+        if lower in _FLAGS:
+            return replace(self, **_FLAGS[lower])
         try:
             return replace(self, schedule=Schedule(lower))
         except ValueError:

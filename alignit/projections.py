@@ -311,7 +311,8 @@ def needs_projections(controls: Controls, changes: bool) -> bool:
         controls: How it is put in.
         changes: Whether it changes W_k and W_v.
     """
-    return changes or not controls.uniform
+    # At strength 0 nothing of the concept is there, and its row is the base prompt's own.
+    return controls.strength != 0 and (changes or not controls.uniform)
 
 
 def row_strength(controls: Controls, changes: bool) -> float:

@@ -5,6 +5,9 @@ const alignitHints = {
     start: "Fraction of the sampling steps before which the concept is not yet there: its class word is.",
     end: "Fraction of the sampling steps from which on the concept is not there any more: its class word is.",
     suggest: "Add the nearest noun for each concept of the prompt that has no class word.",
+    compare: "Make each picture three times, with the same seed: class word alone, concept alone, AlignIT; and a grid.",
+    attention_maps: "Add a sheet behind each picture: where the model looked for each word. The picture stays the same.",
+    map_words: "Empty: every word of the prompt. Else words with commas, and after a semicolon layers or steps.",
     remember: "Keep the class words of this prompt's concepts with their embeddings, for all later pictures.",
 };
 const alignitTimers = {};

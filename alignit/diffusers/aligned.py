@@ -8,14 +8,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+from alignit.attention_maps import AttentionMaps
 from alignit.concept import Concept, ModelShapes
 from alignit.controls import MAX_STRENGTH, Controls, ControlsError
+from alignit.diffusers.attention_maps import MapWatch
 from alignit.diffusers.concepts import Mention, Parts, Token, Vocabulary
 from alignit.diffusers.conditioning import Negative, condition, filler_tokens
 from alignit.diffusers.errors import AlignITError, AlignITWarning
 from alignit.diffusers.text import text_encoders
 from alignit.diffusers.unet import Sampling, check_projections, eager, layer_modules
 from alignit.injection import Injector
+from alignit.map_words import MapChoice
 from alignit.projections import (
     Change,
     ChangedAtConcepts,
@@ -60,6 +63,7 @@ class AlignIT:
             )
         self._check(concepts)
         self._vocabulary = Vocabulary(concepts, class_words or {}, self._nearest)
+        self._maps: MapWatch | None = None
 
     def __call__(
         self,
@@ -185,8 +189,40 @@ class AlignIT:
             if hooks is not None:
                 stack.enter_context(hooks).watch(eager(self.pipe.unet))
             sampling = stack.enter_context(Sampling(self.pipe.unet, self.pipe.scheduler, injector, controls, hooks))
+            if self._maps is not None:
+                alone = [name for name, control in controls.items() if align and control.strength == 0]
+                recording = self._maps.recording(
+                    self.pipe, text_encoders(self.pipe)[0], prompts, alone, sampling.fraction
+                )
+                stack.enter_context(recording)
             yield conditioned.arguments
             self._tell_lost(injector, set(changes), sampling.called)
+
+    @contextmanager
+    def attention_maps(self, words: str = "") -> Iterator[list[AttentionMaps]]:
+        """Record where in the pictures of the calls in the block the cross-attention looked at the prompt's words.
+
+        Args:
+            words: Of which words, and in which layers and steps, as text (see `alignit.map_words`):
+                "cat, ball; down mid; steps 0-0.5". Empty: of every word.
+
+        Yields:
+            A list, which after each call holds the maps of its pictures, in order.
+
+        Raises:
+            AlignITError: The words cannot be read, or maps are being recorded already.
+        """
+        if self._maps is not None:
+            raise AlignITError("Attention maps are being recorded already: leave the outer block first")
+        try:
+            choice = MapChoice.parse(words)
+        except ControlsError as error:
+            raise AlignITError(f"In the words for attention maps, {error}") from None
+        self._maps = MapWatch(choice, self._warn)
+        try:
+            yield self._maps.maps
+        finally:
+            self._maps = None
 
     def explain(self, prompt: str) -> str:
         """Return what is made of a prompt, to read: its base prompt, and each concept's rows and dummy prompt.

@@ -46,6 +46,7 @@ class TextEncoder:
     Attributes:
         key: Its name in embeddings with vectors for several encoders: ``clip_l`` or ``clip_g``.
         model: The encoder.
+        tokenizer: Its tokenizer, from transformers.
         capacity: How many tokens of text fit into a chunk: 75.
         filler: Token id of the dummy prompts' filler.
     """
@@ -63,14 +64,14 @@ class TextEncoder:
         self.key = _KEYS[suffix]
         self.model = getattr(pipe, f"text_encoder{suffix}")
         self._pipe = pipe
-        self._tokenizer = getattr(pipe, f"tokenizer{suffix}")
+        self.tokenizer = getattr(pipe, f"tokenizer{suffix}")
         config = self.model.config
         if config.model_type != "clip_text_model":
             raise AlignITError(
                 f"The pipeline's text encoder is a {type(self.model).__name__}, and AlignIT works with CLIP: use a "
                 "pipeline of Stable Diffusion 1, 2 or XL"
             )
-        self.capacity = min(self._tokenizer.model_max_length, config.max_position_embeddings) - 2
+        self.capacity = min(self.tokenizer.model_max_length, config.max_position_embeddings) - 2
         filler = self.tokenize(_FILLER)
         if len(filler) != 1:
             raise AlignITError(f"The pipeline's tokenizer has no single token for '{_FILLER}': use CLIP's own")
@@ -87,8 +88,8 @@ class TextEncoder:
         # Embeddings of several vectors that were loaded into the pipeline are several tokens.
         convert = getattr(self._pipe, "maybe_convert_prompt", None)
         if convert is not None:
-            text = convert(text, self._tokenizer)
-        return list(self._tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
+            text = convert(text, self.tokenizer)
+        return list(self.tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
 
     def target_chunks(self, parts: Parts, change: EncoderChange = ()) -> list[Target]:
         """Cut a prompt into chunks, at least one; a concept is never cut in two.
@@ -145,7 +146,7 @@ class TextEncoder:
 
     def text_of(self, chunk: Chunk[TokenEmbedding | None], stop: int) -> str:
         """Return a chunk's tokens up to a row as text, with a concept's name for each of its vectors."""
-        words = [self._tokenizer.decode([token]).strip() for token in chunk.tokens[:stop]]
+        words = [self.tokenizer.decode([token]).strip() for token in chunk.tokens[:stop]]
         for row, embedding in chunk.embeddings:
             if embedding is not None:
                 words[row : row + embedding.length] = [embedding.name] * embedding.length
@@ -214,8 +215,8 @@ class TextEncoder:
         return chunks[-1]
 
     def _close(self, chunk: _Open, change: EncoderChange) -> Target:
-        end, padding = self._tokenizer.eos_token_id, self._tokenizer.pad_token_id
-        tokens = [self._tokenizer.bos_token_id, *chunk.tokens, end]
+        end, padding = self.tokenizer.eos_token_id, self.tokenizer.pad_token_id
+        tokens = [self.tokenizer.bos_token_id, *chunk.tokens, end]
         tokens += [padding] * (self.capacity + 2 - len(tokens))
         closed = Chunk(tuple(tokens), (1.0,) * len(tokens), tuple(chunk.embeddings), change)
         return TargetChunk(closed, tuple(chunk.spans), chunk.row)

@@ -109,8 +109,7 @@ class Sampling:
 
     def _before(self, _unet: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not self._steady:
-            timestep = torch.as_tensor(kwargs["timestep"] if "timestep" in kwargs else args[1])
-            fraction = self._fraction(float(timestep.flatten()[0]))
+            fraction = self.fraction(args, kwargs)
             self._injector.inactive = {
                 name for name, control in self._controls.items() if not control.steps.is_active(fraction)
             }
@@ -118,8 +117,12 @@ class Sampling:
                 self._projections.fraction = fraction
         self.called = True
 
+    def fraction(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> float:
+        """Return the fraction of the steps of this pass that come before a call of the UNet, from its arguments."""
+        timestep = torch.as_tensor(kwargs["timestep"] if "timestep" in kwargs else args[1])
+        return self._fraction(float(timestep.flatten()[0]))
+
     def _fraction(self, timestep: float) -> float:
-        """Return the fraction of the steps of this pass that come before a timestep."""
         if self._timesteps is not self._scheduler.timesteps:
             self._timesteps = self._scheduler.timesteps
             # Schedulers of second order have each timestep twice.

@@ -1,21 +1,27 @@
-"""AlignIT's own JSON API, beside the WebUI's: what concepts there are, and what a prompt becomes.
+"""AlignIT's own JSON API, beside the WebUI's: concepts, what a prompt becomes, and the last attention maps.
 
 Its schema stands in the WebUI's ``/docs``. It is there with the WebUI's own API, ``--api``, behind the same password.
 """
 
 from __future__ import annotations
 
+import base64
+import io
 from dataclasses import asdict
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI, HTTPException
+from fastapi import FastAPI, HTTPException, Query, Request
 from modules import shared
 from modules.call_queue import queue_lock
 from pydantic import BaseModel, Extra, Field
 
+from alignit.attention_maps import HeatMap, NoMapError
 from alignit.class_words import ClassWordError, remembered
-from alignit.controls import ControlsError
+from alignit.controls import ControlsError, Layers
+from alignit.heat_pictures import grey
+from alignit.webui.attention_maps import KEPT, KeptPicture
 from alignit.webui.catversion import ADAPTERS
 from alignit.webui.deltas import DELTAS
 from alignit.webui.embeddings import all_embeddings
@@ -79,6 +85,50 @@ class Inspection(BaseModel):  # type: ignore[misc]
     notes: list[str] = Field(description="What is in the way, and what to do about it")
 
 
+class MapFormat(str, Enum):
+    """How a map is sent."""
+
+    PNG = "png"
+    VALUES = "values"
+
+
+class SeenToken(BaseModel):  # type: ignore[misc]
+    """A token of a word."""
+
+    text: str
+    row: int = Field(description="Its row of the conditioning; row 0 is the first chunk's start token")
+
+
+class WordMap(BaseModel):  # type: ignore[misc]
+    """The attention map of a word, or of a token of it."""
+
+    word: str
+    tokens: list[SeenToken]
+    peak: float = Field(description="The greatest probability in the map")
+    mean: float = Field(description="The mean probability")
+    png: str | None = Field(description="The map in base64: PNG, grey, from black at its least to white at its peak")
+    values: list[list[float]] | None = Field(description="The probabilities, row by row: height lists of width numbers")
+
+
+class PictureMaps(BaseModel):  # type: ignore[misc]
+    """The attention maps of a picture."""
+
+    picture: int = Field(description="Its number in the generation, from 0")
+    prompt: str
+    seed: int
+    infotext: str = Field(description="Its info text, which says how it was made")
+    height: int = Field(description="Height of the maps: that of the latent picture")
+    width: int
+    layers: list[str] = Field(description="The blocks of the UNet in which the attention was recorded")
+    maps: list[WordMap]
+
+
+class LastMaps(BaseModel):  # type: ignore[misc]
+    """The attention maps of the last generation that had them on."""
+
+    pictures: list[PictureMaps]
+
+
 def add_routes(_demo: Any, app: FastAPI) -> None:
     """Add the routes; the host calls this once its application has started."""
     if not getattr(shared.cmd_opts, "api", False):
@@ -101,6 +151,18 @@ def add_routes(_demo: Any, app: FastAPI) -> None:
         dependencies=dependencies,
         tags=["AlignIT"],
         summary="Look at a prompt: its concepts, their class words, base and dummy prompts as tokens",
+    )
+    app.add_api_route(
+        f"{_PREFIX}/attention-maps",
+        attention_maps,
+        methods=["GET"],
+        response_model=LastMaps,
+        dependencies=dependencies,
+        tags=["AlignIT"],
+        summary="Get the attention maps of the last generation that had them on",
+        responses={
+            404: {"description": "There are none, or not of this picture, word or layer; the detail says which"}
+        },
     )
 
 
@@ -137,6 +199,79 @@ def inspect(request: Prompt) -> dict[str, Any]:
             return asdict(inspect_prompt(request.prompt, request.class_words, request.controls))
     except (InspectionError, ControlsError) as error:
         raise HTTPException(422, f"AlignIT: {error}") from None
+
+
+_FORMAT = Query(MapFormat.PNG, alias="format", description="png or values")
+
+
+def attention_maps(
+    request: Request,
+    picture: int | None = Query(None, ge=0, description="Number of the picture in the generation; all without it"),
+    word: str | None = Query(None, max_length=1000, description="Words, with commas between them; all without it"),
+    layers: str = Query("", max_length=1000, description="Of the layers that were recorded: down mid, /2, in04"),
+    tokens: bool = Query(False, description="A map for each token, and not for each word"),
+    map_format: MapFormat = _FORMAT,
+) -> LastMaps:
+    """Get the attention maps of the last generation that had them on."""
+    known = ("picture", "word", "layers", "tokens", "format")
+    unknown = [name for name in request.query_params if name not in known]
+    if unknown:
+        raise HTTPException(422, f"AlignIT: there is no parameter '{unknown[0]}': there are {', '.join(known)}")
+    kept = KEPT.pictures
+    if not kept:
+        raise HTTPException(404, "AlignIT: there are no attention maps yet: make a picture with attention_maps on")
+    if picture is not None and picture not in kept:
+        numbers = ", ".join(map(str, kept))
+        raise HTTPException(
+            404, f"AlignIT: there are no attention maps of picture {picture}: there are those of {numbers}"
+        )
+    chosen = kept if picture is None else {picture: kept[picture]}
+    try:
+        in_layers = Layers.parse(layers) if layers.strip() else None
+        words = None if word is None else [part.strip() for part in word.split(",") if part.strip()]
+        return LastMaps(
+            pictures=[
+                _picture_maps(number, item, words, in_layers, tokens, map_format) for number, item in chosen.items()
+            ]
+        )
+    except ControlsError as error:
+        raise HTTPException(422, f"AlignIT: {error}") from None
+    except NoMapError as error:
+        raise HTTPException(404, f"AlignIT: {error}") from None
+
+
+def _picture_maps(
+    number: int, kept: KeptPicture, words: list[str] | None, layers: Layers | None, tokens: bool, map_format: MapFormat
+) -> PictureMaps:
+    maps = kept.maps
+    found: list[HeatMap] = []
+    for word in maps.words if words is None else words:
+        found += maps.token_maps(word, layers) if tokens else [maps.heat_map(word, layers)]
+    height, width = maps.size
+    return PictureMaps(
+        picture=number,
+        prompt=kept.prompt,
+        seed=kept.seed,
+        infotext=kept.infotext,
+        height=height,
+        width=width,
+        layers=[place.block for place in maps.places if layers is None or layers.include_place(place)],
+        maps=[_word_map(item, map_format) for item in found],
+    )
+
+
+def _word_map(heat_map: HeatMap, map_format: MapFormat) -> WordMap:
+    png = io.BytesIO()
+    if map_format is MapFormat.PNG:
+        grey(heat_map.relative).save(png, "png")
+    return WordMap(
+        word=heat_map.word,
+        tokens=[SeenToken(text=token.text, row=token.row) for token in heat_map.tokens],
+        peak=heat_map.peak,
+        mean=float(heat_map.values.mean()),
+        png=base64.b64encode(png.getvalue()).decode() if png.getvalue() else None,
+        values=heat_map.values.tolist() if map_format is MapFormat.VALUES else None,
+    )
 
 
 def _remembered(file: str | Path | None) -> str | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from alignit.class_words import ClassWordError, ClassWords
 from alignit.controls import MAX_STRENGTH, Controls, ControlsError
+from alignit.map_words import MapChoice
 from alignit.steps import StepRange
 
 
@@ -35,6 +36,10 @@ class Arguments:
         start: Fraction of the sampling steps before which nothing is injected.
         end: Fraction of the sampling steps from which on nothing is injected.
         controls: More of this, for all concepts that have no options of their own: see `alignit.controls`.
+        compare: Whether each picture is made three times: class word alone, concept alone, AlignIT.
+        attention_maps: Whether attention maps are made. They are looked at and change no picture, so that neither this
+            nor ``map_words`` is in the info text, and pasting one leaves both as they are.
+        map_words: Of which words, and in which layers and steps: see `alignit.map_words`.
     """
 
     enabled: bool = field(default=False, metadata={"label": "AlignIT"})
@@ -45,6 +50,9 @@ class Arguments:
     start: float = field(default=0.0, metadata={"label": "Start at", "infotext": "AlignIT start", "range": (0, 1)})
     end: float = field(default=1.0, metadata={"label": "End at", "infotext": "AlignIT end", "range": (0, 1)})
     controls: str = field(default="", metadata={"label": "More controls", "infotext": "AlignIT controls"})
+    compare: bool = field(default=False, metadata={"label": "Compare"})
+    attention_maps: bool = field(default=False, metadata={"label": "Attention maps"})
+    map_words: str = field(default="", metadata={"label": "Words to map"})
 
     @classmethod
     def from_list(cls, values: Sequence[Any]) -> Arguments:
@@ -115,7 +123,7 @@ def _field(name: str) -> dataclasses.Field[Any]:
     return next(item for item in dataclasses.fields(Arguments) if item.name == name)
 
 
-_TEXTS = {"class_words": ClassWords, "controls": Controls().with_options}
+_TEXTS = {"class_words": ClassWords, "controls": Controls().with_options, "map_words": MapChoice.parse}
 
 
 def _checked(name: str, value: Any) -> Any:

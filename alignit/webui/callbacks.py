@@ -6,6 +6,7 @@ from modules import extra_networks, script_callbacks, ui_extra_networks
 
 from alignit.webui.api import add_routes
 from alignit.webui.axes import add_axes
+from alignit.webui.compare import name_file
 from alignit.webui.networks import NETWORKS, Network
 from alignit.webui.pages import AdaptersPage, DeltasPage
 from alignit.webui.script import on_cfg_denoiser
@@ -16,6 +17,7 @@ def register() -> None:
     """Register the callbacks. The host clears all of them before it loads scripts again."""
     script_callbacks.on_ui_settings(add_settings)
     script_callbacks.on_cfg_denoiser(on_cfg_denoiser)
+    script_callbacks.on_before_image_saved(name_file)
     # At once, as the API alone, --nowebui, asks scripts for their arguments before the rest; and again, in case that
     # the plot's script is loaded after AlignIT's.
     add_axes()

@@ -193,7 +193,7 @@ class Concepts:
         ):
             try:
                 controls = controls.with_options(options)
-                given += [options] if options else []
+                given += [options] if options and options not in given else []
             except ControlsError as error:
                 self._say(f"Of the options of '{name}' in the {where}, {error}. They are not used.")
         if single_token(text_encoders(shared.sd_model)[0], controls.filler) is None:

@@ -345,6 +345,27 @@ def token_texts(encoder: Any, tokens: Sequence[int]) -> list[str]:
     return [str(tokenizer.decode([token])).strip() for token in tokens]
 
 
+class HostVocabulary:
+    """What an encoder's tokens mean: a `alignit.map_words.Vocabulary`."""
+
+    def __init__(self, encoder: Any) -> None:
+        self._encoder = encoder
+        self._tokenizer = getattr(encoder, "tokenizer", None) or sd_hijack_open_clip.tokenizer
+
+    def tokens(self, text: str) -> Sequence[int]:
+        """Return the tokens of a text."""
+        ids: Sequence[int] = self._encoder.tokenize([text])[0]
+        return ids
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """Return the text of some tokens."""
+        return str(self._tokenizer.decode(list(tokens)))
+
+    def ends_word(self, token: int) -> bool:
+        """Say whether a word ends with a token, as CLIP's vocabulary says in the token's name."""
+        return str(self._tokenizer.decoder.get(token, "</w>")).endswith("</w>")
+
+
 def single_token(encoder: Any, text: str) -> int | None:
     """Return the id of a text's only token, or None where it has more than one or none."""
     ids = encoder.tokenize([text])[0]

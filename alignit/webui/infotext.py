@@ -13,13 +13,15 @@ from alignit.webui.concepts import Found
 from alignit.webui.notes import INFOTEXT_KEY
 
 SUGGESTED_KEY = "AlignIT suggested"
+_HASHES_KEY = "TI hashes"
 _ARGUMENTS = ("class_words", "strength", "start", "end", "controls")
 
 
-def clear_info(p: Any) -> None:
-    """Remove what an earlier generation noted; X/Y/Z plot hands the dict on from cell to cell."""
-    for key in (*map(infotext_key, _ARGUMENTS), INFOTEXT_KEY, SUGGESTED_KEY):
-        p.extra_generation_params.pop(key, None)
+def take_info(p: Any) -> dict[str, str]:
+    """Remove what was noted for a generation, and return it; X/Y/Z plot hands the dict on from cell to cell."""
+    params = p.extra_generation_params
+    keys = (*map(infotext_key, _ARGUMENTS), INFOTEXT_KEY, SUGGESTED_KEY)
+    return {key: params.pop(key) for key in keys if key in params}
 
 
 def write_info(p: Any, arguments: Arguments, found: Mapping[str, Found]) -> None:
@@ -46,14 +48,21 @@ def write_info(p: Any, arguments: Arguments, found: Mapping[str, Found]) -> None
         _write_hashes(found)
 
 
+def tidy_hashes(p: Any) -> None:
+    """Keep each embedding's hash once: the host notes them anew for each text that it encodes."""
+    hashes = p.extra_generation_params.get(_HASHES_KEY)
+    if hashes:
+        p.extra_generation_params[_HASHES_KEY] = ", ".join(dict.fromkeys(hashes.split(", ")))
+
+
 def _write_hashes(found: Mapping[str, Found]) -> None:
     # The host notes the hash of each embedding that it encodes; it sees the class word in the place of ours.
     params = sd_hijack.model_hijack.extra_generation_params
-    entries = [entry for entry in params.get("TI hashes", "").split(", ") if entry]
+    entries = [entry for entry in params.get(_HASHES_KEY, "").split(", ") if entry]
     for name, item in found.items():
         shorthash = getattr(item.concept.embedding, "shorthash", None)
         entry = f"{name.replace(':', '').replace(',', '')}: {shorthash}"
         if shorthash and entry not in entries:
             entries.append(entry)
     if entries:
-        params["TI hashes"] = ", ".join(entries)
+        params[_HASHES_KEY] = ", ".join(entries)

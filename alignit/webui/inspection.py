@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,6 +115,15 @@ def inspect_prompt(prompt: str, class_words: str, controls: str = "") -> Inspect
     ]
     texts = {text: [_seen_chunk(concepts, chunk) for chunk in of_text] for text, of_text in chunks.items()}
     return Inspection(seen, texts, concepts.suggestions, notes)
+
+
+def has_concepts(prompts: Iterable[str], class_words: str) -> bool:
+    """Say whether any of the prompts holds a concept with a class word.
+
+    Raises:
+        InspectionError: As `inspect_prompt`.
+    """
+    return any(_look(prompt, class_words)[0].found for prompt in dict.fromkeys(prompts))
 
 
 def suggested_class_words(prompt: str, class_words: str) -> str:

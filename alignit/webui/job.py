@@ -1,13 +1,13 @@
 """One generation with AlignIT on, or with its networks: what is set up for it, and how nothing of it stays behind.
 
-A job lives on the host's processing object `p` and nowhere else. It takes the place of four of p's own attributes, on
+A job lives on the host's processing object `p` and nowhere else. It takes the place of some of p's own attributes, on
 the instance alone: where conditionings are computed, where they are cached, where sampling runs, and where p ends. The
 text encoders are changed while a positive prompt is encoded, the UNet has a hook while sampling runs, both in a `with`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,15 +22,16 @@ from alignit.patches import replaced
 from alignit.projections import Change, ChangedAtConcepts, ChangedEverywhere, ProjectionHooks, needs_projections
 from alignit.syntax import without_class_words
 from alignit.webui.arguments import Arguments
+from alignit.webui.attention_maps import MapRecording, Schedules, TextWords, words_in
 from alignit.webui.concepts import Concepts, PlainDeltas
 from alignit.webui.encoders import Concept, DummyRows, Encoding, UnsupportedEncoderError
 from alignit.webui.infotext import write_info
 from alignit.webui.networks import NETWORKS, Active, read_networks
 from alignit.webui.notes import Notes
+from alignit.webui.takeover import Takeover
 
 _ATTRIBUTE = "alignit_job"
 _NAMED = " and ".join(f"<{network}:...>" for network in NETWORKS)
-_MISSING = object()
 
 
 @dataclass(eq=False)
@@ -43,6 +44,7 @@ class _Conds:
         changes: For each of them that has one, its change of W_k and W_v.
         networks: What the prompt's networks named for it.
         state: What else it was computed with: see `_encoder_state`.
+        schedules: The words of its texts, where attention maps are wanted.
     """
 
     conds: Any
@@ -50,13 +52,14 @@ class _Conds:
     changes: dict[str, Change]
     networks: Active
     state: tuple[Any, ...] = ()
+    schedules: Schedules | None = None
 
 
 class Job:
     """One generation with AlignIT on, or with Custom Diffusion or CatVersion in its prompt."""
 
     def __init__(self, p: Any, arguments: Arguments) -> None:
-        """Take over a processing object, until `end`."""
+        """Prepare for a processing object and take it over, until `end`."""
         self._p = p
         self._arguments = arguments
         self._notes = Notes(p)
@@ -69,28 +72,39 @@ class Job:
         self._computing = _Conds(None, set(), {}, Active())
         self._sampled_with: tuple[Any, ...] = ()
         self._dummies: dict[Any, DummyRows] = {}
-        self._originals: dict[str, Any] = {}
-        self._replacements: dict[str, Any] = {}
+        # The host keeps conditionings for all jobs, under the prompt as typed: ours must not get in, nor its out.
+        self._caches = {name: [None, None] for name in ("cached_c", "cached_hr_c") if hasattr(p, name)}
+        self._takeover = self._take_over()
 
+    def resume(self) -> None:
+        """Take the processing object over once more, where another job had it in between."""
+        self._takeover = self._take_over()
+
+    def _take_over(self) -> Takeover:
+        p = self._p
         replacements = {
             "get_conds_with_caching": self._get_conds(p.get_conds_with_caching),
             "sample": self._sample(p.sample),
             "close": self._close(p.close),
-            # The host keeps conditionings for all jobs, under the prompt as typed: ours must not get in, nor its out.
-            "cached_c": [None, None],
-            "cached_hr_c": [None, None],
+            **self._caches,
             _ATTRIBUTE: self,
         }
-        for name, value in replacements.items():
-            if hasattr(p, name) or name == _ATTRIBUTE:
-                self._originals[name] = vars(p).get(name, _MISSING)
-                self._replacements[name] = value
-                setattr(p, name, value)
+        return Takeover(p, replacements)
 
     @property
     def aligns(self) -> bool:
         """Whether concepts are injected: AlignIT is on, and nothing went wrong so far."""
         return self._arguments.enabled and not self._failed
+
+    @property
+    def class_words(self) -> Mapping[str, str]:
+        """The class words of the concepts that were found so far, by name."""
+        return {name: found.concept.class_word for name, found in self._concepts.found.items()}
+
+    @property
+    def _at_work(self) -> bool:
+        # What another extension put on top of ours in the meantime stays, and still calls it.
+        return Job.of(self._p) is self
 
     @staticmethod
     def of(p: Any) -> Job | None:
@@ -103,16 +117,20 @@ class Job:
         """Give a processing object back as it was; also a copy of one, which has the attributes of its original."""
         job = getattr(p, _ATTRIBUTE, None)
         if isinstance(job, Job):
-            for name, value in job._replacements.items():
-                if vars(p).get(name) is value:
-                    if job._originals[name] is _MISSING:
-                        delattr(p, name)
-                    else:
-                        setattr(p, name, job._originals[name])
+            job._takeover.give_back(p)
+
+    @staticmethod
+    def is_copy(p: Any) -> bool:
+        """Say whether a processing object is a copy of one that is at work."""
+        job = getattr(p, _ATTRIBUTE, None)
+        return isinstance(job, Job) and job._p is not p
 
     def begin_pass(self) -> None:
         """A sampling pass begins: txt2img has two of them with hires fix."""
         self._end_pass()
+        maps = MapRecording.of(self._p)
+        if maps is not None:
+            maps.begin_pass()
 
     def before_step(self, denoiser: Any) -> None:
         """A step of sampling begins, with the host's `CFGDenoiser`."""
@@ -140,6 +158,14 @@ class Job:
                 "following the sampling",
                 "The concepts stay injected at every step of this picture; what comes next is made without AlignIT.",
             )
+
+    def record_step(self, params: Any) -> None:
+        """Record the attention of a step, with the host's `CFGDenoiserParams`: after `before_step` and its hooks."""
+        maps = MapRecording.of(self._p)
+        if maps is not None:
+            conds = self._p.get_conds()[0]
+            computed = next((known for known in self._computed if known.conds is conds), None)
+            maps.before_step(computed.schedules if computed else None, params)
 
     def _watch_projections(self, computed: _Conds, unet: Any) -> None:
         # The same modules can hold another checkpoint's weights, and the next pass other deltas or LoRAs. Where it has
@@ -176,7 +202,7 @@ class Job:
             *args: Any,
             **kwargs: Any,
         ) -> Any:
-            if getattr(required_prompts, "is_negative_prompt", False):
+            if not self._at_work or getattr(required_prompts, "is_negative_prompt", False):
                 return original(function, required_prompts, steps, caches, extra_network_data, *args, **kwargs)
             sd_model = shared.sd_model
             state = _encoder_state(extra_network_data)
@@ -188,11 +214,26 @@ class Job:
                 conds = original(function, required_prompts, steps, caches, extra_network_data, *args, **kwargs)
             if not any(known.conds is conds for known in self._computed):
                 self._computing.conds = conds
+                maps = MapRecording.of(self._p)
+                if maps is not None:
+                    hires_steps = args[0] if args else kwargs.get("hires_steps")
+                    self._computing.schedules = maps.read(required_prompts, steps, hires_steps, self._words)
                 self._computed.append(self._computing)
                 self._say_unused(self._computing)
             return conds
 
         return get_conds_with_caching
+
+    def _words(self, text: str, wanted: Sequence[str]) -> TextWords:
+        if self.aligns:
+            alone = {
+                name: found.concept.class_word
+                for name, found in self._concepts.found.items()
+                if found.concept.controls.strength == 0
+            }
+            return words_in(shared.sd_model, self._concepts, text, wanted, alone)
+        lookup = PlainDeltas(self._computing.networks.deltas)
+        return words_in(shared.sd_model, lookup, self._without_class_words([text])[0], wanted)
 
     def _read(self, prompts: Any) -> None:
         # All of them first: the parts of AND and the batch's prompts are encoded one by one, and a class word given in
@@ -289,16 +330,23 @@ class Job:
 
     def _sample(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def sample(*args: Any, **kwargs: Any) -> Any:
+            if not self._at_work:
+                return original(*args, **kwargs)
+            maps = MapRecording.of(self._p)
             try:
                 samples = original(*args, **kwargs)
             finally:
                 self._injector.release()
                 self._release_projections()
                 self._sampled_with = ()
+                if maps is not None:
+                    maps.release()
             try:
                 self._end_pass()
             except Exception:
                 self._fail("looking where the concepts arrived")
+            if maps is not None:
+                maps.end_sampling()
             # Only now: the prompt of hires fix is encoded in mid-sampling.
             stopped = shared.state.interrupted or shared.state.skipped
             if self.aligns and not stopped and not self._concepts.found and not self._notes:
@@ -310,7 +358,7 @@ class Job:
     def _close(self, original: Callable[[], None]) -> Callable[[], None]:
         def close() -> None:
             self.end(self._p)
-            self._forget()
+            self.forget()
             original()
 
         return close
@@ -332,18 +380,18 @@ class Job:
     def _give_up(self, note: str) -> None:
         self._failed = True
         self._injector.expected = set()
-        self._forget()
+        self.forget()
         self._notes.say(note)
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
+        """Let go of what was computed for the generation."""
         self._injector.release()
         self._injector.injected.clear()
         self._release_projections()
         self._computed.clear()
         self._dummies.clear()
-        for cache in ("cached_c", "cached_hr_c"):
-            if cache in self._replacements:
-                self._replacements[cache][:] = [None, None]
+        for cache in self._caches.values():
+            cache[:] = [None, None]
 
 
 def _encoder_state(extra_network_data: Any) -> tuple[Any, ...]:

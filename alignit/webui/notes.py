@@ -25,7 +25,10 @@ class Notes:
             if not notes_in_info() and not getattr(self._p, "is_api", False):
                 return
             # Comments never reach the API's answer; generation parameters do, through its "info".
-            self._p.extra_generation_params[INFOTEXT_KEY] = " ".join(self._said)
+            params = self._p.extra_generation_params
+            text = params.get(INFOTEXT_KEY, "")
+            if note not in text:
+                params[INFOTEXT_KEY] = f"{text} {note}".strip()
 
     def __bool__(self) -> bool:
         """Whether anything was said."""

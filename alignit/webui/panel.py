@@ -67,13 +67,24 @@ class Panel:
                 info="For all concepts; for one of them in the prompt: <my-cat=cat; 0.5; keys>.",
                 elem_id=elem_id("controls"),
             )
-        self.components = [enabled, class_words, strength, start, end, controls]
+            compare = gr.Checkbox(defaults.compare, label=label("compare"), elem_id=elem_id("compare"))
+            with gr.Row(elem_classes=["alignit-row"]):
+                attention_maps = gr.Checkbox(
+                    value=defaults.attention_maps, label=label("attention_maps"), elem_id=elem_id("attention_maps")
+                )
+                map_words = gr.Textbox(
+                    value=defaults.map_words,
+                    label=label("map_words"),
+                    placeholder="cat, ball; down mid; steps 0-0.5",
+                    elem_id=elem_id("map_words"),
+                )
+        self.components = [enabled, class_words, strength, start, end, controls, compare, attention_maps, map_words]
         self.paste_fields = [
             infotext_utils.PasteField(enabled, was_enabled),
             *(
                 infotext_utils.PasteField(component, infotext_key(name))
                 for component, name in zip(
-                    self.components[1:-1], ("class_words", "strength", "start", "end"), strict=True
+                    self.components[1:5], ("class_words", "strength", "start", "end"), strict=True
                 )
             ),
             infotext_utils.PasteField(controls, lambda params: params.get(infotext_key("controls"), "")),

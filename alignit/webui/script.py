@@ -6,10 +6,13 @@ from typing import Any
 
 from modules import errors, scripts
 
+from alignit.map_words import MapChoice
 from alignit.syntax import without_class_words
 from alignit.webui.arguments import Arguments, ArgumentsError
+from alignit.webui.attention_maps import MapRecording
 from alignit.webui.axes import with_axes
-from alignit.webui.infotext import clear_info
+from alignit.webui.compare import Comparison
+from alignit.webui.infotext import take_info
 from alignit.webui.job import Job
 from alignit.webui.networks import has_networks, plain_text
 from alignit.webui.notes import Notes
@@ -46,8 +49,13 @@ class AlignITScript(scripts.Script):  # type: ignore[misc]
 
     def before_process(self, p: Any, *args: Any) -> None:
         """Undo what an earlier generation set up on the same object, and refuse arguments that cannot be used."""
+        if Job.is_copy(p):
+            # ADetailer does this in mid-batch; the info is that of the pictures being made.
+            p.extra_generation_params = dict(p.extra_generation_params)
         Job.end(p)
-        clear_info(p)
+        Comparison.end(p)
+        MapRecording.end(p)
+        take_info(p)
         try:
             Arguments.from_list(with_axes(p, args))
         except ArgumentsError as error:
@@ -57,6 +65,8 @@ class AlignITScript(scripts.Script):  # type: ignore[misc]
     def process(self, p: Any, *args: Any) -> None:
         """Set the generation up: the model is loaded, styles are merged and embeddings are up to date."""
         Job.end(p)
+        Comparison.end(p)
+        MapRecording.end(p)
         try:
             arguments = Arguments.from_list(with_axes(p, args))
         except ArgumentsError as error:
@@ -64,12 +74,23 @@ class AlignITScript(scripts.Script):  # type: ignore[misc]
             return
         if arguments.enabled or has_networks(_prompts(p)):
             try:
+                if arguments.compare:
+                    Comparison(p, arguments, slice(self.args_from, self.args_to))
                 Job(p, arguments)
+                if arguments.attention_maps:
+                    MapRecording(p, MapChoice.parse(arguments.map_words))
             except Exception:
+                Comparison.end(p)
                 errors.report("AlignIT: error while setting up", exc_info=True)
                 Notes(p).say(
                     "An error while setting up; the console has the details. This picture is made without AlignIT."
                 )
+
+    def before_process_batch(self, p: Any, *_args: Any, batch_number: int, **_kwargs: Any) -> None:
+        """Tell the comparison which batch is next."""
+        comparison = Comparison.of(p)
+        if comparison is not None:
+            comparison.begin_batch(batch_number)
 
     def process_batch(self, p: Any, *_args: Any, **_kwargs: Any) -> None:
         """Give the host plain embeddings for class words in the prompts that AlignIT leaves to it."""
@@ -89,12 +110,31 @@ class AlignITScript(scripts.Script):  # type: ignore[misc]
         if job is not None:
             job.begin_pass()
 
+    def postprocess_image(self, p: Any, pp: Any, *_args: Any) -> None:
+        """Tell the comparison and the attention maps that a picture is made."""
+        comparison = Comparison.of(p)
+        if comparison is not None:
+            comparison.note_picture()
+        maps = MapRecording.of(p)
+        if maps is not None:
+            maps.draw(pp.image)
+
+    def postprocess(self, p: Any, processed: Any, *_args: Any) -> None:
+        """Have the comparison add its grid, and the attention maps their sheets."""
+        comparison = Comparison.of(p)
+        if comparison is not None:
+            comparison.finish(processed)
+        maps = MapRecording.of(p)
+        if maps is not None:
+            maps.finish(processed)
+
 
 def on_cfg_denoiser(params: Any) -> None:
     """Tell the job that a sampling step begins."""
     job = Job.of(getattr(params.denoiser, "p", None))
     if job is not None:
         job.before_step(params.denoiser)
+        job.record_step(params)
 
 
 def _prompts(p: Any) -> list[str]:

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alignit.controls import Controls, ControlsError, Layers, Schedule
+from alignit.projections import needs_projections, row_strength
 from alignit.steps import StepRange
 
 SD1 = [f"input_blocks.{n}.1" for n in (1, 2, 4, 5, 7, 8)] + ["middle_block.1"]
@@ -37,6 +38,8 @@ def chosen(text: str, levels: int = 4, paths: list[str] = SD1) -> list[str]:
         ("layers  down, /4", Controls(layers=Layers(frozenset({"down"}), frozenset({2})))),
         ("layers all", Controls()),
         ("filler A", Controls(filler="A")),
+        ("class word", Controls(strength=0, class_word=True)),
+        ("Class  Word; 0.5; keys", Controls(strength=0, keys=True, values=False, class_word=True)),
     ],
 )
 def test_options(text: str, wanted: Controls) -> None:
@@ -116,3 +119,13 @@ def test_strength_over_the_steps(text: str, wanted: list[float]) -> None:
 def test_uniform_needs_no_hook() -> None:
     assert Controls().with_options("0.5; steps 0-0.5; filler a").uniform
     assert not any(Controls().with_options(text).uniform for text in ("keys", "layers up", "rising"))
+
+
+def test_the_class_word_alone_stays_so_whatever_is_said_nearer_to_the_concept() -> None:
+    controls = Controls().with_options("class word").with_options("1.5; rising; values")
+    assert [controls.strength_at(step / 4) for step in range(4)] == [0, 0, 0, 0]
+    # The row is the base prompt's own, and nothing is computed in the layers: also where W_k and W_v change.
+    for changes in (True, False):
+        assert not needs_projections(controls, changes)
+        assert row_strength(controls, changes) == 0
+        assert needs_projections(Controls().with_options("1.5; rising"), changes)

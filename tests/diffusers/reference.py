@@ -112,6 +112,7 @@ class Overwriting:
                     values[b, i] += self._plan.strength * (new_values[i] - values[b, i])
         q, k, v = (x.unflatten(-1, (attn.heads, -1)) for x in (attn.to_q(hidden_states), keys, values))
         weights = (torch.einsum("bqhd,bkhd->bhqk", q, k) * q.shape[-1] ** -0.5).softmax(-1)
+        self._plan.attention.setdefault(self._name, []).append(weights.mean(1))
         return attn.to_out[0](torch.einsum("bhqk,bkhd->bqhd", weights, v).flatten(2))
 
 
@@ -125,6 +126,7 @@ class Plan:
         self._steps = steps
         self._step = -1
         self._batch = 0
+        self.attention: dict[str, list[torch.Tensor]] = {}  # of each layer at each step, [batch, places, tokens]
 
     def before_unet(self, _unet: Any, _args: Any, kwargs: dict[str, Any]) -> None:
         self._step += 1
@@ -163,6 +165,7 @@ def reference(
     *,
     concept_strength: float = 1.0,
     steps: tuple[int, int] = (0, 99),
+    attention: dict[str, list[torch.Tensor]] | None = None,
     **arguments: Any,
 ) -> np.ndarray:
     """The pictures that the algorithm makes: `pictures` of the base prompts, with keys and values overwritten.
@@ -174,6 +177,7 @@ def reference(
         vectors: As in `encode_words`.
         concept_strength: Blend of keys and values.
         steps: The first step of the UNet in which to inject, and the first in which not any more.
+        attention: Gets the mean over heads of the cross-attention, by layer, of each step: [batch, places, tokens].
         arguments: Of the pipeline.
     """
     skip = arguments.get("clip_skip", 0)
@@ -189,4 +193,7 @@ def reference(
         }
     )
     copied.unet.register_forward_pre_hook(plan.before_unet, with_kwargs=True)
-    return pictures(copied, base, **arguments)
+    made = pictures(copied, base, **arguments)
+    if attention is not None:
+        attention |= plan.attention
+    return made

@@ -35,8 +35,11 @@ def test_script_info_lists_the_documented_arguments_in_both_tabs(host: WebUI) ->
     for script in scripts:
         assert script["is_alwayson"]
         labels = [argument["label"] for argument in script["args"]]
-        assert labels == ["AlignIT", "Class words", "Strength", "Start at", "End at", "More controls"]
-        assert [argument["value"] for argument in script["args"]] == [False, "", 1.0, 0.0, 1.0, ""]
+        assert labels == [
+            *("AlignIT", "Class words", "Strength", "Start at", "End at", "More controls"),
+            *("Compare", "Attention maps", "Words to map"),
+        ]
+        assert [argument["value"] for argument in script["args"]] == [False, "", 1.0, 0.0, 1.0, "", False, False, ""]
 
 
 def test_documented_arguments_are_those_of_the_code() -> None:

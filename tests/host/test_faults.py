@@ -57,6 +57,33 @@ def test_the_generation_goes_on_with_a_note(faulty_host: WebUI, place: str, says
     assert faulty_host.txt2img(PROMPT, alignit=arguments) == wanted
 
 
+@pytest.mark.parametrize(
+    ("place", "says", "pictures"),
+    [
+        ("prompts", "Nothing is compared: an error while looking at the prompts", 1),
+        ("batch", "An error while comparing", 3),
+        ("grid", "An error while making the grid", 3),
+        ("job", "An error while setting up", 1),
+    ],
+)
+def test_a_comparison_goes_on_with_a_note(faulty_host: WebUI, place: str, says: str, pictures: int) -> None:
+    arguments = [{"enabled": True, "compare": True}]
+    before = comparable(faulty_host)
+    wanted = faulty_host.txt2img(PROMPT, alignit=arguments)
+    assert len(wanted) == 4
+    ours = generate(faulty_host, place, arguments)
+    assert says in note(ours)
+    assert len(ours) == pictures
+    if place == "grid":
+        assert ours == wanted[1:]
+    else:
+        plain = faulty_host.txt2img(PROMPT, alignit=[place == "prompts"])
+        assert list(ours) == list(plain) * pictures
+    assert faulty_host.exceptions(clear=True)
+    assert comparable(faulty_host) == before
+    assert faulty_host.txt2img(PROMPT, alignit=arguments) == wanted
+
+
 @pytest.mark.parametrize("arguments", [[True], [True, "", 1.0, 0.0, 0.5]])
 def test_an_error_while_sampling_is_told_as_what_it_does(faulty_host: WebUI, arguments: list[Any]) -> None:
     """The concepts' rows are in the conditioning by then: they stay, at every step."""

@@ -141,6 +141,24 @@ def test_the_panel_follows_the_prompt_and_the_class_words(tab: Tab) -> None:
     assert "nearest noun" in (tab.part("suggest").get_attribute("title") or "")
 
 
+def test_attention_maps_behind_the_pictures(page_host: WebUI, tab: Tab) -> None:
+    tab.prompt.fill(PROMPT)
+    tab.open_panel()
+    tab.class_words.fill("my-cat=cat")
+    tab.part("attention_maps").locator("input").check()
+    tab.part("map_words").locator("textarea").fill("moon, zebra")
+    picture = tab.generate(page_host.url)
+    arguments = {"enabled": True, "class_words": "my-cat=cat", "attention_maps": True, "map_words": "moon, zebra"}
+    over_api = page_host.txt2img(PROMPT, **PAGE, alignit=[arguments])
+    assert picture == over_api[0]
+    expect(tab.comments).to_contain_text("No attention map of 'zebra', which is not in the prompt")
+    thumbnails = tab.page.locator("#txt2img_gallery .thumbnail-small")
+    expect(thumbnails).to_have_count(2)
+    thumbnails.last.click()
+    expect(tab.info).to_contain_text("AlignIT class words: my-cat=cat")
+    assert "sheet" in (tab.part("attention_maps").get_attribute("title") or "")
+
+
 def test_remembered_class_words_survive_the_metadata_editor(page_host: WebUI, tab: Tab) -> None:
     sidecar = page_host.embeddings / "my-cat.json"
     extra = tab.page.locator("#txt2img_extra_tabs > .tab-nav button")

@@ -8,6 +8,7 @@ import gradio as gr
 from modules import prompt_parser, scripts, shared
 
 import alignit.injection
+import alignit.webui.compare
 import alignit.webui.concepts
 import alignit.webui.embeddings
 import alignit.webui.encoders
@@ -19,6 +20,9 @@ PLACES = {
     "find_embedding": (alignit.webui.embeddings, "_by_name"),
     "watch": (alignit.injection.Injector, "watch"),
     "job": (alignit.webui.job.Job, "__init__"),
+    "prompts": (alignit.webui.compare, "has_concepts"),
+    "batch": (alignit.webui.compare.Comparison, "_enter"),
+    "grid": (alignit.webui.compare, "_grid"),
     "end_of_pass": (alignit.webui.job.Job, "_end_pass"),
 }
 originals: dict[str, Any] = {}

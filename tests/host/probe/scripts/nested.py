@@ -45,3 +45,7 @@ class Nested(scripts.Script):
         picture.image = processing.process_images(again).images[0]
         again.close()
         inner.close()
+        # ADetailer does it after the last picture of a batch.
+        renewed = copy(p)
+        p.scripts.before_process(renewed)
+        p.scripts.process(renewed)

@@ -20,7 +20,11 @@ It shares no code with AlignIT. The script takes one JSON object; every key is o
     raise_in    "process_batch", "sample", "unet" or "encoder": raise there, once
     raise_at    at which call of the UNet or the text encoder (default 2 and 1)
     is_sd3      true: the loaded model calls itself one of Stable Diffusion 3
-    interrupt_at, skip_at   press Interrupt or Skip at this step of the denoiser
+    interrupt_at, skip_at, stop_at   press Interrupt, Skip or, for stopping after the batch, Interrupt once
+                at this step of the denoiser
+    in_batch    in this batch; default: in each
+    attention   rows of the conditioning: add up how much the cross-attention looks at them, as the host itself computes
+                it without an optimisation; read it at /probe/attention
 """
 
 from __future__ import annotations
@@ -238,6 +242,86 @@ class Injection:
         return hook
 
 
+# The attention
+
+
+class AttentionWatch:
+    """Adds up what the host's plain CrossAttention.forward gives to its softmax's caller, in every attn2."""
+
+    recorded: ClassVar[dict[str, dict[str, Any]]] = {}
+
+    def __init__(self, p: processing.StableDiffusionProcessing, rows: list[int]) -> None:
+        self.p = p
+        self.rows = rows
+        self.hooks: list[Any] = []
+        self.layer: str | None = None
+        self.heads = self.positives = self.seen = self.first = 0
+        AttentionWatch.recorded = {}
+        self.softmax = torch.Tensor.softmax
+        torch.Tensor.softmax = self.watched_softmax()
+
+    def begin_step(self, params: script_callbacks.CFGDenoiserParams) -> None:
+        self.remove_hooks()
+        unet = shared.sd_model.model.diffusion_model
+        self.hooks.append(unet.register_forward_pre_hook(self.count_rows))
+        for name, attention in unet.named_modules():
+            if name.endswith("attn2"):
+                self.hooks.append(attention.register_forward_pre_hook(self.enter(name), with_kwargs=True))
+                self.hooks.append(attention.register_forward_hook(self.leave))
+        cond = params.text_cond
+        self.positives = (cond["crossattn"] if isinstance(cond, dict) else cond).shape[0]
+        self.seen = self.first = 0
+
+    def count_rows(self, _unet: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        self.first = self.seen
+        self.seen += args[0].shape[0]
+
+    def enter(self, name: str) -> Callable[..., None]:
+        def hook(attention: Any, *_: Any) -> None:
+            self.layer, self.heads = name, attention.heads
+
+        return hook
+
+    def leave(self, *_: Any) -> None:
+        self.layer = None
+
+    def watched_softmax(self) -> Callable[..., torch.Tensor]:
+        def softmax(logits: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+            result = self.softmax(logits, *args, **kwargs)
+            if self.layer is not None:
+                self.add(result.detach())
+            return result
+
+        return softmax
+
+    def add(self, attention: torch.Tensor) -> None:
+        key = f"{self.p.iteration} {'hires' if getattr(self.p, 'is_hr_pass', False) else 'first'}"
+        by_layer = self.recorded.setdefault(key, {})
+        for row, heads in enumerate(attention.double().split(self.heads)):
+            part = self.first + row
+            if part < self.positives:
+                known = by_layer.setdefault(f"{part} {self.layer}", {"count": 0, "total": 0})
+                known["total"] = known["total"] + heads.mean(0).T[self.rows]
+                known["count"] += 1
+
+    def remove_hooks(self) -> None:
+        for hook in self.hooks:
+            hook.remove()
+        self.hooks.clear()
+
+    def remove(self) -> None:
+        self.remove_hooks()
+        torch.Tensor.softmax = self.softmax
+
+
+def attention() -> dict[str, Any]:
+    """For each pass, for each row of the batch and layer, the mean over heads and steps: [rows, places]."""
+    return {
+        key: {name: (item["total"] / item["count"]).tolist() for name, item in by_layer.items()}
+        for key, by_layer in AttentionWatch.recorded.items()
+    }
+
+
 # Misbehaving and counting
 
 
@@ -297,6 +381,7 @@ class Job:
         self.request = request
         self.injection = Injection(p, request) if request.get("inject") or request.get("hires") else None
         self.watch = Watch(request) if request.get("count") or request.get("raise_in") in ("unet", "encoder") else None
+        self.attention = AttentionWatch(p, request["attention"]) if "attention" in request else None
         self.close = p.close
         p.close = self.closed
         self.is_sd3 = shared.sd_model.is_sd3
@@ -328,6 +413,8 @@ class Job:
             self.injection.remove_hooks()
         if self.watch:
             self.watch.remove()
+        if self.attention:
+            self.attention.remove()
         for name in ("close", "sample"):
             if vars(self.p).get(name) in (self.closed, self.raise_in_sample):
                 delattr(self.p, name)
@@ -377,10 +464,16 @@ def on_cfg_denoiser(params: script_callbacks.CFGDenoiserParams) -> None:
             params.text_cond = cond * 1.0001
     if job.injection:
         job.injection.begin_step(params)
+    if job.attention:
+        job.attention.begin_step(params)
+    if job.request.get("in_batch", job.p.iteration) != job.p.iteration:
+        return
     if params.denoiser.step == job.request.get("interrupt_at"):
         shared.state.interrupt()
     if params.denoiser.step == job.request.get("skip_at"):
         shared.state.skip()
+    if params.denoiser.step == job.request.get("stop_at"):
+        shared.state.stop_generating()
 
 
 # What is left behind
@@ -550,6 +643,7 @@ def add_routes(_page: Any, app: FastAPI) -> None:
     app.add_api_route("/probe/opened", lambda: dict(_opened), methods=["GET"])
     app.add_api_route("/probe/state", state, methods=["GET"])
     app.add_api_route("/probe/counts", lambda: dict(Watch.counts), methods=["GET"])
+    app.add_api_route("/probe/attention", attention, methods=["GET"])
     app.add_api_route("/probe/exceptions", exceptions, methods=["GET"])
 
 
