@@ -203,9 +203,11 @@ class AlignitRow {
         this.places.id = `${id}-places`;
         this.places.hidden = true;
 
-        const line = alignitElement("div", "alignit-line");
-        line.append(this.title, this.method, this.vectors, this.label, this.given, this.source, this.options, this.remember);
-        this.element.append(line, this.places, this.suggestions, this.invalid, this.notes);
+        const what = alignitElement("div", "alignit-line");
+        what.append(this.title, this.method, this.vectors, this.options);
+        const word = alignitElement("div", "alignit-line");
+        word.append(this.label, this.given, this.source, this.remember);
+        this.element.append(what, word, this.suggestions, this.invalid, this.notes, this.places);
         this.label.hidden = this.given.hidden = this.remember.hidden = true;
     }
 
@@ -253,7 +255,7 @@ class AlignitRow {
         const {places, more_places: more} = this.concept;
         const parts = places.map(({chunk, rows}) => alignitText("Chunk {chunk}, rows {rows}", {chunk, rows: rows.join(", ")}));
         if (more) parts.push(alignitText("in {count} more chunks", {count: more}));
-        return parts.join("; ") || alignitText("Put in nowhere");
+        return parts.join("; ") || alignitText("Not put in");
     }
 
     setSuggestions(words) {
@@ -344,12 +346,17 @@ class AlignitRow {
     }
 
     pointed(event) {
-        if (event.pointerType !== "touch" && event.target.closest(".alignit-name, .alignit-places")) this.open(true);
+        if (event.pointerType === "touch" || !event.target.closest(".alignit-name, .alignit-places")) return;
+        clearTimeout(this.leaving);
+        this.open(true);
     }
 
     unpointed(event) {
         const to = event.relatedTarget?.closest?.(".alignit-name, .alignit-places");
-        if (!to || !this.element.contains(to)) this.open(this.pinned || document.activeElement === this.title);
+        if (to && this.element.contains(to)) return;
+        // The way to what has opened leads over the rest of the row.
+        clearTimeout(this.leaving);
+        this.leaving = setTimeout(() => this.open(this.pinned || document.activeElement === this.title), 300);
     }
 
     close() {

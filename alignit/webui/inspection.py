@@ -207,5 +207,11 @@ def look_at(prompt: str, class_words: str, controls: str = "") -> Look:
 def _texts(prompt: str) -> Iterator[str]:
     """Yield the texts that the host would encode for a prompt: over ``AND`` and prompt editing."""
     _, parts, _ = prompt_parser.get_multicond_prompt_list([prompt])
-    schedules = prompt_parser.get_learned_conditioning_prompt_schedules(list(parts), 20)
-    yield from dict.fromkeys(text for schedule in schedules for _, text in schedule)
+    texts: dict[str, None] = {}
+    for part in parts:
+        if "[" in part:
+            (schedule,) = prompt_parser.get_learned_conditioning_prompt_schedules([part], 20)
+            texts |= dict.fromkeys(text for _, text in schedule)
+        else:
+            texts[part] = None  # no prompt editing; the host's parser would take a minute for 200 emphasised words
+    yield from texts

@@ -7,7 +7,7 @@ Question and answer are JSON. The page makes its elements of them, with names an
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,7 @@ from alignit.webui.inspection import (
 MAX_TEXT = 20_000
 """Characters of a prompt, or of a list, that are looked at while they are typed."""
 
+_MAX_BRACKETS = 40  # with prompt editing: the time of the host's parser grows with more than their square
 _MAX_CONCEPTS = 50
 _MAX_NOTES = 20
 _MAX_PLACES = 2  # chunks of which a concept's tokens are shown
@@ -94,13 +95,18 @@ def _answered(asked: Question, prompt: str, class_words: str, controls: str, sty
     for what, text in (("prompt", prompt), ("class words", class_words), ("controls", controls)):
         length = max(len(text), asked.lengths.get(what, 0))
         if length > MAX_TEXT:
-            # Minutes of the host's own parser, for which nobody waits while typing.
             raise InspectionError(
                 f"{length:,} characters are too many to look at while you type: the {what} can have {MAX_TEXT:,} here. "
                 "Nothing of it is lost, and pictures are made with all of it."
             )
     # The host puts the styles into the prompt before anything else of it is read.
     prompt = shared.prompt_styles.apply_styles_to_prompt(prompt, list(styles or ()))
+    brackets = prompt.count("(") + prompt.count("[")
+    if "[" in prompt and brackets > _MAX_BRACKETS:
+        raise InspectionError(
+            f"{brackets} brackets with prompt editing among them are too many to look at while you type: the prompt can "
+            f"have {_MAX_BRACKETS} here. Nothing of it is lost, and pictures are made with all of it."
+        )
     look = look_at(prompt, class_words, controls)
     changed: dict[str, Any] = {}
     if asked.action == "remember":
@@ -129,9 +135,9 @@ def _is_malformed(class_words: str, controls: str) -> bool:
 
 def _list(look: Look, class_words: str) -> dict[str, Any]:
     concepts = look.concepts
+    seen = concepts.refused | concepts.found
     # In the order of the prompt, so that a concept keeps its place when it gets its class word.
-    seen = {name: found for name, found in concepts.refused.items() if name not in concepts.found} | concepts.found
-    names = sorted(seen, key=_order(look, seen))
+    names = [name for name in dict.fromkeys([*_mentioned(look), *seen]) if name in seen]
     shown = [_concept(look, seen[name], class_words) for name in names[:_MAX_CONCEPTS]]
     in_rows = {note for concept in shown for note in concepts.notes.get(concept["name"], [])}
     notes = [note for note in dict.fromkeys(look.notes) if note not in in_rows]
@@ -144,14 +150,12 @@ def _list(look: Look, class_words: str) -> dict[str, Any]:
     }
 
 
-def _order(look: Look, seen: dict[str, Found]) -> Any:
-    texts = [text.lower() for text in look.chunks]
-
-    def first_mention(name: str) -> tuple[int, int]:
-        at = [text.find(name.lower().strip("<>")) for text in texts]
-        return min((place for place in at if place >= 0), default=MAX_TEXT), list(seen).index(name)
-
-    return first_mention
+def _mentioned(look: Look) -> Iterator[str]:
+    for chunks in look.chunks.values():
+        for chunk in chunks:
+            at = [(span.start, span.concept) for span in chunk.spans]
+            at += [(row, embedding.name) for row, embedding in chunk.chunk.embeddings]
+            yield from (name for _, name in sorted(at))
 
 
 def _concept(look: Look, found: Found, class_words: str) -> dict[str, Any]:
