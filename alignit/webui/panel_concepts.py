@@ -104,8 +104,8 @@ def _answered(asked: Question, prompt: str, class_words: str, controls: str, sty
     brackets = prompt.count("(") + prompt.count("[")
     if "[" in prompt and brackets > _MAX_BRACKETS:
         raise InspectionError(
-            f"{brackets} brackets with prompt editing among them are too many to look at while you type: the prompt can "
-            f"have {_MAX_BRACKETS} here. Nothing of it is lost, and pictures are made with all of it."
+            f"{brackets} brackets with prompt editing among them are too many to look at while you type: the prompt "
+            f"can have {_MAX_BRACKETS} here. Nothing of it is lost, and pictures are made with all of it."
         )
     look = look_at(prompt, class_words, controls)
     changed: dict[str, Any] = {}
