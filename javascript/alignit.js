@@ -98,7 +98,7 @@ class AlignitPanel {
 
     // Called by gradio with the values that it would send; returns those that it shall send.
     question([, prompt, , controls, ...more]) {
-        this.concepts;
+        this.concepts; // made now, if not before: it knows the limit
         const words = this.asked = this.box.value;
         const texts = {prompt, "class words": words, controls};
         const lengths = {};
@@ -189,4 +189,9 @@ onUiLoaded(function() {
             if (field.placeholder) field.placeholder = alignitText(field.placeholder);
         }
     }
+});
+
+// Another checkpoint has other embeddings, and a setting allows suggestions.
+onOptionsChanged(function() {
+    Object.values(alignitPanels).forEach(panel => panel.changed());
 });

@@ -112,8 +112,9 @@ class AlignitConcepts {
     }
 
     setNotes(answer) {
-        this.error.hidden = answer.error === null;
-        alignitSetText(this.error, answer.error ?? "");
+        const told = answer.error ?? answer.failed ?? "";
+        this.error.hidden = !told;
+        alignitSetText(this.error, told);
         const notes = [...(answer.notes ?? [])];
         if (answer.more_concepts) notes.push(alignitText("{count} more concepts are not listed", {count: answer.more_concepts}));
         if (answer.more_notes) notes.push(alignitText("{count} more notes are not shown", {count: answer.more_notes}));

@@ -76,11 +76,12 @@ def answer(question: str, prompt: str, class_words: str, controls: str, styles: 
 
     Returns:
         JSON with ``number``; ``concepts``, ``notes`` and how many more there are of each; ``said``, the class words
-        that were remembered; ``class_words``, the list where it is a new one; ``error``, and with it ``keep``, whether
-        the list as it was still says something.
+        that were remembered; ``class_words``, the list where it is a new one; ``failed``, why that could not be done;
+        ``error``, why nothing was looked at, and with it ``keep``, whether the list as it was still says something.
     """
     asked = Question.read(question)
-    answered: dict[str, Any] = {"number": asked.number, "error": None, "keep": False, "class_words": None, "said": None}
+    answered: dict[str, Any] = {"number": asked.number, "error": None, "keep": False}
+    answered |= {"class_words": None, "said": None, "failed": None}
     try:
         answered |= _answered(asked, prompt, class_words, controls, styles)
     except (InspectionError, ClassWordError, ControlsError) as error:
@@ -109,16 +110,17 @@ def _answered(asked: Question, prompt: str, class_words: str, controls: str, sty
         )
     look = look_at(prompt, class_words, controls)
     changed: dict[str, Any] = {}
-    if asked.action == "remember":
-        changed["said"] = remember_class_words(look, asked.name)
+    try:
+        if asked.action == "remember":
+            changed["said"] = remember_class_words(look, asked.name)
+        elif asked.action == "suggest":
+            for name, nearest in look.concepts.suggestions.items():
+                if nearest:
+                    class_words = changed["class_words"] = with_class_word(class_words, name, nearest[0])
+    except (InspectionError, ClassWordError) as error:
+        changed["failed"] = f"{error}"
+    if asked.action != "look":
         look = look_at(prompt, class_words, controls)
-    elif asked.action == "suggest":
-        suggested = {name: nearest[0] for name, nearest in look.concepts.suggestions.items() if nearest}
-        for name, word in suggested.items():
-            class_words = with_class_word(class_words, name, word)
-        if suggested:
-            changed["class_words"] = class_words
-            look = look_at(prompt, class_words, controls)
     return _list(look, class_words) | changed
 
 

@@ -178,6 +178,28 @@ def test_remembering_one_concept(page_host: WebUI, tab: Tab) -> None:
     assert json.loads((page_host.embeddings / "my-cat.json").read_text()) == {"class word": "tiger"}
 
 
+def test_what_cannot_be_remembered_is_told_and_the_rows_stay(page_host: WebUI, tab: Tab) -> None:
+    sidecar = page_host.embeddings / "my-cat.json"
+    sidecar.write_text("[]")
+    tab.class_words.fill("my-cat=cat")
+    tab.prompt.fill(PROMPT)
+    tab.found.get_by_role("button", name="Remember cat as the class word of my-cat").click()
+    expect(tab.found.get_by_role("alert")).to_contain_text("my-cat.json holds no metadata")
+    tab.expect_concept("my-cat", ONE, "cat", "from the panel")
+    expect(tab.word("my-cat")).to_be_enabled()
+    assert sidecar.read_text() == "[]"
+
+
+def test_another_model_is_noticed(page_host: WebUI, tab: Tab) -> None:
+    tab.prompt.fill("a <my-cat=cat>")
+    tab.expect_concept("my-cat", ONE, "cat", "from the prompt")
+    checkpoint = tab.page.locator("#setting_sd_model_checkpoint input")
+    checkpoint.click()
+    tab.page.locator("#setting_sd_model_checkpoint ul.options li", has_text="tiny-sd2").first.click()
+    expect(tab.found).to_contain_text("made for another kind of model", timeout=60_000)
+    expect(tab.found.locator(".alignit-name")).to_have_count(0)
+
+
 @pytest.mark.parametrize("way", ["hover", "focus", "touch"])
 def test_positions_are_those_of_the_api(page_host: WebUI, tab: Tab, way: str) -> None:
     prompt = "a <my-toy=golden toy> and " + "trees in the garden, " * 16 + "my-cat"
