@@ -9,13 +9,18 @@ remembered with a concept: in the ``.json`` file beside it, which WebUIs keep fo
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 from alignit.controls import Controls, ControlsError
 from alignit.sidecar import SidecarError, read_sidecar, sidecar_path, update_sidecar
 from alignit.syntax import class_word_error, name_key, with_options
 
 SIDECAR_KEY = "class word"
+
+# Where a list is cut into entries: at commas, and where `str.splitlines` cuts.
+_SEPARATOR = re.compile(r",|\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")
 
 
 class ClassWordError(ValueError):
@@ -73,6 +78,82 @@ class ClassWords:
     def options(self, name: str) -> str:
         """Return the options for a concept, as written."""
         return self._options.get(name_key(name), "")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the class word of one concept stands in a list, or would stand.
+
+    Attributes:
+        start: Offset in the list at which the class word begins.
+        stop: Offset at which it ends.
+        before: What has to be written before the class word; empty where the concept has an entry.
+        entry_start: Offset at which that begins which goes where the concept shall have no class word in the list.
+        entry_stop: Offset at which it ends.
+    """
+
+    start: int
+    stop: int
+    before: str
+    entry_start: int
+    entry_stop: int
+
+    def put(self, text: str, word: str) -> str:
+        """Return the list with the class word; an empty one takes it out. The rest of the list stays as it is."""
+        if not word:
+            return text[: self.entry_start] + text[self.entry_stop :]
+        return text[: self.start] + self.before + word + text[self.stop :]
+
+
+def place_in_list(text: str, name: str) -> Place:
+    """Find the place of a concept's class word in a list, in its entry or after the last one.
+
+    Raises:
+        ClassWordError: The list is malformed, or the name cannot stand in one.
+    """
+    ClassWords(text)
+    if _SEPARATOR.search(name) or not name_key(name) or name != name.strip():
+        raise ClassWordError(f"'{name}' cannot stand in the list of class words: write <{name}=cat> in the prompt")
+    entries = list(_entries(text))
+    parts = [text[start:stop].rpartition("=") for start, stop in entries]
+    mine = [index for index, (given, sign, _) in enumerate(parts) if sign and name_key(given) == name_key(name)]
+    if len(mine) > 1:
+        raise ClassWordError(f"The class words give '{name}' twice: keep one of the entries")
+    for index in mine:
+        start, stop = entries[index]
+        given, semicolon, _ = parts[index][2].partition(";")
+        begin = stop - len(parts[index][2]) + len(given) - len(given.lstrip())
+        end = begin + len(given.strip())
+        if semicolon:
+            return Place(begin, end, "", begin, end)  # its options stay
+        # With the separator after it, or the one before it where it is the last.
+        last = index + 1 == len(entries)
+        start = entries[index - 1][1] if last and index else start
+        return Place(begin, end, "", start, stop if last else entries[index + 1][0])
+    used = [stop for start, stop in entries if text[start:stop].strip()]
+    end = len(text[: used[-1]].rstrip()) if used else 0
+    return Place(end, len(text), f"{', ' if used else ''}{name}=", 0, 0)
+
+
+def with_class_word(text: str, name: str, word: str) -> str:
+    """Return a list of class words with the class word of one concept in it; an empty one takes it out.
+
+    Raises:
+        ClassWordError: The list is malformed, or the name or the class word cannot stand in one.
+    """
+    word = " ".join(word.split())
+    if word:
+        check_class_word(word)
+    return place_in_list(text, name).put(text, word)
+
+
+def _entries(text: str) -> Iterator[tuple[int, int]]:
+    """Yield where the entries of a list begin and end, without the separators, empty ones included."""
+    start = 0
+    for separator in _SEPARATOR.finditer(text):
+        yield start, separator.start()
+        start = separator.end()
+    yield start, len(text)
 
 
 def format_class_words(words: Mapping[str, str]) -> str:

@@ -17,7 +17,8 @@ _MARK = re.compile(r"<(?P<name><[^<>=:]+>|[^<>=:]+)(?:=(?P<class_word>[^<>]*))?>
 
 _WORDS = re.compile(r"[^\W\d_]+(?:[ '][^\W\d_]+)*")
 
-_FORBIDDEN = re.compile(r"[()\[\]{}<>|:;\\=,]|\b(?:AND|BREAK)\b")
+# What a class word cannot hold. The page checks with it too, so it is written in what Python and JavaScript share.
+FORBIDDEN = re.compile(r"[()\[\]{}<>|:;\\=,]|\b(?:AND|BREAK)\b")
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,7 @@ def class_word_error(class_word: str) -> str | None:
     """
     if not class_word.strip():
         return "is empty"
-    found = _FORBIDDEN.search(class_word)
+    found = FORBIDDEN.search(class_word)
     if found:
         return f"contains '{found[0]}', which has a meaning of its own in a prompt"
     return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -64,7 +64,9 @@ class Concepts:
     Attributes:
         networks: The Custom Diffusion and CatVersion concepts that are active in the prompt at hand.
         found: The concepts in use, by name.
+        refused: Those that stay as they are in the prompt, by name, with the class word that cannot be used, or none.
         suggestions: For each concept that has none, the nearest nouns, nearest first.
+        notes: What was said, by the concept that it is about.
     """
 
     def __init__(self, words: ClassWords, controls: Controls, say: Callable[[str], None]) -> None:
@@ -77,7 +79,9 @@ class Concepts:
         """
         self.networks = Active()
         self.found: dict[str, Found] = {}
+        self.refused: dict[str, Found] = {}
         self.suggestions: dict[str, list[str]] = {}
+        self.notes: dict[str, list[str]] = {}
         self._panel = words
         self._controls = controls
         self._in_prompt: dict[str, str] = {}
@@ -98,8 +102,9 @@ class Concepts:
             if part.class_word is not None and class_word_error(part.class_word) is None:
                 self._in_prompt.setdefault(name_key(part.name), part.class_word)
             if part.options and self._options.setdefault(name_key(part.name), part.options) != part.options:
-                self._say(
-                    f"'{part.name}' has two sets of options in the prompt, and the first counts for all its mentions."
+                self._say_of(
+                    part.name,
+                    f"'{part.name}' has two sets of options in the prompt, and the first counts for all its mentions.",
                 )
         for name in passed_over_in(text):
             if is_for_another_model(name):
@@ -180,7 +185,7 @@ class Concepts:
             return None
         if len(tokens) > len(mark.name.split()):
             # Not what the text encoder knows as words: perhaps an embedding whose name is misspelt.
-            self._say(f"There is no embedding '{mark.name}', so its letters are read as words.")
+            self._say_of(mark.name, f"There is no embedding '{mark.name}', so its letters are read as words.")
         return self._use(Concept(mark.name, mark.class_word or "", None, words=mark.name), "prompt")
 
     def _use(self, concept: Concept, source: str) -> Concept:
@@ -195,9 +200,11 @@ class Concepts:
                 controls = controls.with_options(options)
                 given += [options] if options and options not in given else []
             except ControlsError as error:
-                self._say(f"Of the options of '{name}' in the {where}, {error}. They are not used.")
+                self._say_of(name, f"Of the options of '{name}' in the {where}, {error}. They are not used.")
         if single_token(text_encoders(shared.sd_model)[0], controls.filler) is None:
-            self._say(f"The filler '{controls.filler}' of '{name}' is not one token: '{FILLER}' is used instead.")
+            self._say_of(
+                name, f"The filler '{controls.filler}' of '{name}' is not one token: '{FILLER}' is used instead."
+            )
             controls = replace(controls, filler=FILLER)
         concept = replace(concept, controls=controls)
         self.found[name] = Found(concept, source, "; ".join(given))
@@ -223,25 +230,27 @@ class Concepts:
 
     def _resolve_anew(self, embedding: Any, in_prompt: str | None, change: Change | None) -> Concept | None:
         word, source = self._class_word(embedding, in_prompt)
+        concept = Concept(embedding.name, word or "", embedding, change, filename=self._files(embedding)[0])
         if word is None or not self._is_good(embedding.name, word):
+            self.refused[embedding.name] = Found(concept, source)
             return None
         if int(embedding.vectors) > CHUNK_LENGTH:
-            self._say(
+            self.refused[embedding.name] = Found(concept, source)
+            self._say_of(
+                embedding.name,
                 f"'{embedding.name}' has {embedding.vectors} vectors, and a prompt chunk holds {CHUNK_LENGTH}: "
-                f"'{word}' alone stands for it in the picture."
+                f"'{word}' alone stands for it in the picture.",
             )
             return Concept(embedding.name, word, None)
-        filename = self._files(embedding)[0]
-        return self._use(Concept(embedding.name, word, embedding, change, filename=filename), source)
+        return self._use(concept, source)
 
     def _resolve_adapter(self, adapter: Adapter, in_mark: str | None) -> Concept | None:
         word, source = (in_mark, "prompt") if in_mark is not None else self._word_of_adapter(adapter)
+        concept = _of_adapter(adapter, word)
         if word is None or not self._is_good(adapter.name, word):
+            self.refused[adapter.name] = Found(concept, source)
             return None
-        return self._use(
-            Concept(adapter.name, word, None, encoder_change=adapter.prefixes, words=word, filename=adapter.filename),
-            source,
-        )
+        return self._use(concept, source)
 
     def _word_of_adapter(self, adapter: Adapter) -> tuple[str | None, str]:
         word, source = self._given(adapter.name, self._in_prompt.get(name_key(adapter.name)), adapter.filename)
@@ -250,9 +259,32 @@ class Concepts:
         used = (word for word in adapter.class_words if any(name_pattern(word).search(text) for text in self._texts))
         return next(used, adapter.class_words[0]), "file"
 
-    def class_word_of(self, adapter: Adapter) -> str | None:
-        """Return the class word that stands for a CatVersion concept in the prompt, or None where none is known."""
-        return self._word_of_adapter(adapter)[0]
+    def unused(self, networks: Active, used: Collection[str]) -> list[str]:
+        """Say which networks have no concept in the prompt, and why; note their concepts as refused.
+
+        Args:
+            networks: Those of the prompt.
+            used: The concepts that are put in.
+        """
+        notes = []
+        for adapter in networks.adapters:
+            if adapter.name not in used:
+                word, source = self._word_of_adapter(adapter)
+                self.refused.setdefault(adapter.name, Found(_of_adapter(adapter, word), source))
+                notes.append(
+                    f"<catversion:{adapter.name}> is in the prompt, but its class word "
+                    f"{f'{word!r} is not' if word else 'is not known'}: write <{adapter.name}=cat> where the concept "
+                    "stands, with the class word that it was trained for. Nothing of it is used."
+                )
+                self.notes.setdefault(adapter.name, []).append(notes[-1])
+        for delta in networks.deltas:
+            names = [embedding.name for embedding in delta.embeddings]
+            if not any(name in used and self.found[name].concept.change is not None for name in names):
+                notes.append(
+                    f"<delta:{delta.name}> is in the prompt, but no token of it with a class word is: write "
+                    f"{names[0] if names else 'the name of its embedding'} and a class word. Nothing of it is used."
+                )
+        return notes
 
     def _class_word(self, embedding: Any, in_prompt: str | None) -> tuple[str | None, str]:
         word, source = self._given(embedding.name, in_prompt, *self._files(embedding))
@@ -262,10 +294,7 @@ class Concepts:
         if use_suggestions() and nearest:
             return nearest[0], "suggested"
         self.suggestions[embedding.name] = nearest
-        self._say(
-            f"'{embedding.name}' has no class word, so it is used as a plain embedding. Write <{embedding.name}=cat> "
-            f"in the prompt, or set one in the panel. Nearest to it: {', '.join(nearest)}."
-        )
+        self._say_of(embedding.name, no_class_word(embedding.name, nearest))
         return None, ""
 
     def _files(self, embedding: Any) -> list[str | None]:
@@ -308,11 +337,29 @@ class Concepts:
             elif len(tokens) > CHUNK_LENGTH:
                 error = f"has {len(tokens)} tokens, and a prompt chunk holds {CHUNK_LENGTH}"
         if error:
-            self._say(f"The class word '{word}' of '{name}' {error}. Write one such as <{name}=cat>.")
+            self._say_of(name, f"The class word '{word}' of '{name}' {error}. Write one such as <{name}=cat>.")
         return error is None
+
+    def _say_of(self, name: str, note: str) -> None:
+        if note not in self.notes.setdefault(name, []):
+            self.notes[name].append(note)
+        self._say(note)
 
     def _say_unfit(self, name: str) -> None:
         self._say(f"The embedding '{name}' was made for another kind of model than the loaded one, and is not used.")
+
+
+def no_class_word(name: str, nearest: Sequence[str]) -> str:
+    """Say that a concept has no class word, and what the nearest nouns to it are."""
+    return (
+        f"'{name}' has no class word, so it is used as a plain embedding. Write <{name}=cat> in the prompt, or set one "
+        f"in the panel. Nearest to it: {', '.join(nearest)}."
+    )
+
+
+def _of_adapter(adapter: Adapter, word: str | None) -> Concept:
+    word = word or ""
+    return Concept(adapter.name, word, None, encoder_change=adapter.prefixes, words=word, filename=adapter.filename)
 
 
 class PlainDeltas:

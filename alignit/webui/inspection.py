@@ -8,10 +8,10 @@ from typing import Any
 
 from modules import extra_networks, prompt_parser, sd_models, ui_extra_networks
 
-from alignit.class_words import ClassWordError, ClassWords, format_class_words, remember
+from alignit.class_words import ClassWordError, ClassWords, remember
 from alignit.controls import Controls
 from alignit.prompts import Chunk, TargetChunk, base_chunk, dummy_chunk
-from alignit.webui.concepts import Concepts
+from alignit.webui.concepts import Concepts, Found
 from alignit.webui.encoders import (
     Concept,
     UnsupportedEncoderError,
@@ -21,14 +21,6 @@ from alignit.webui.encoders import (
     token_texts,
 )
 from alignit.webui.networks import read_networks
-
-_SOURCES = {
-    "prompt": "from the prompt",
-    "panel": "from the panel",
-    "remembered": "remembered",
-    "suggested": "suggested: the nearest noun",
-    "file": "from the name of its file",
-}
 
 
 class InspectionError(Exception):
@@ -54,12 +46,6 @@ class SeenConcept:
     source: str
     vectors: int
     options: str
-
-    def __str__(self) -> str:
-        """Say it in a line of the panel."""
-        vectors = f", {self.vectors} {'vector' if self.vectors == 1 else 'vectors'}" if self.vectors else ""
-        options = f" ({self.options})" if self.options else ""
-        return f"{self.name} ({self.method}{vectors}): {self.class_word}, {_SOURCES[self.source]}{options}."
 
 
 @dataclass(frozen=True)
@@ -94,6 +80,21 @@ class Inspection:
     notes: list[str]
 
 
+@dataclass(frozen=True)
+class Look:
+    """What was found in a prompt.
+
+    Attributes:
+        concepts: The concepts.
+        chunks: The chunks of each text that the host encodes for the prompt.
+        notes: What is in the way.
+    """
+
+    concepts: Concepts
+    chunks: dict[str, list[TargetChunk[Any]]]
+    notes: list[str]
+
+
 def inspect_prompt(prompt: str, class_words: str, controls: str = "") -> Inspection:
     """Look at a prompt.
 
@@ -101,20 +102,10 @@ def inspect_prompt(prompt: str, class_words: str, controls: str = "") -> Inspect
         InspectionError: The class words are malformed, no model is loaded, or one that AlignIT does not work with.
         ControlsError: The controls are malformed.
     """
-    concepts, chunks, notes = _look(prompt, class_words, controls)
-    seen = [
-        SeenConcept(
-            name,
-            _method(found.concept),
-            found.concept.class_word,
-            found.source,
-            int(found.concept.embedding.vectors) if found.concept.embedding is not None else 0,
-            found.options,
-        )
-        for name, found in concepts.found.items()
-    ]
-    texts = {text: [_seen_chunk(concepts, chunk) for chunk in of_text] for text, of_text in chunks.items()}
-    return Inspection(seen, texts, concepts.suggestions, notes)
+    look = look_at(prompt, class_words, controls)
+    concepts = [seen_concept(found) for found in look.concepts.found.values()]
+    texts = {text: [seen_chunk(look.concepts, chunk) for chunk in chunks] for text, chunks in look.chunks.items()}
+    return Inspection(concepts, texts, look.concepts.suggestions, look.notes)
 
 
 def has_concepts(prompts: Iterable[str], class_words: str) -> bool:
@@ -123,37 +114,37 @@ def has_concepts(prompts: Iterable[str], class_words: str) -> bool:
     Raises:
         InspectionError: As `inspect_prompt`.
     """
-    return any(_look(prompt, class_words)[0].found for prompt in dict.fromkeys(prompts))
+    return any(look_at(prompt, class_words).concepts.found for prompt in dict.fromkeys(prompts))
 
 
-def suggested_class_words(prompt: str, class_words: str) -> str:
-    """Return the list of class words, with the nearest noun added for each concept of the prompt that has none."""
-    try:
-        concepts, _, _ = _look(prompt, class_words)
-    except InspectionError:
-        return class_words  # looking for concepts says why
-    added = format_class_words({name: nearest[0] for name, nearest in concepts.suggestions.items() if nearest})
-    return ", ".join(part for part in (class_words.strip().rstrip(","), added) if part)
+def remember_class_words(look: Look, only: str | None = None) -> dict[str, str]:
+    """Write the class words of a prompt's concepts beside their files; return which were written, by concept.
 
-
-def remember_class_words(prompt: str, class_words: str) -> tuple[list[str], list[str]]:
-    """Write the class words of a prompt's concepts beside their files; say which, and second what is in the way.
+    Args:
+        look: What was found in the prompt.
+        only: The name of the one concept to do this for; None: for all of them.
 
     Raises:
-        InspectionError: As `inspect_prompt`; or a file cannot be written.
+        InspectionError: A file cannot be written.
     """
-    concepts, _, notes = _look(prompt, class_words)
-    lines = []
-    for name, found in concepts.found.items():
+    written = {}
+    for name, found in look.concepts.found.items():
         concept = found.concept
-        if concept.filename:
+        if concept.filename and only in (None, name):
             try:
                 remember(concept.filename, concept.class_word)
             except ClassWordError as error:
                 raise InspectionError(f"{error}") from None
             _tell_metadata_editor(concept.filename)
-            lines.append(f"{name}: {concept.class_word}, remembered with the concept's file.")
-    return lines, notes
+            written[name] = concept.class_word
+    return written
+
+
+def seen_concept(found: Found) -> SeenConcept:
+    """Say what a concept is."""
+    concept = found.concept
+    vectors = int(concept.embedding.vectors) if concept.embedding is not None else 0
+    return SeenConcept(concept.name, _method(concept), concept.class_word, found.source, vectors, found.options)
 
 
 def _method(concept: Concept) -> str:
@@ -164,7 +155,8 @@ def _method(concept: Concept) -> str:
     return "words" if concept.embedding is None else "textual inversion"
 
 
-def _seen_chunk(concepts: Concepts, target: TargetChunk[Any]) -> SeenChunk:
+def seen_chunk(concepts: Concepts, target: TargetChunk[Any], only: str | None = None) -> SeenChunk:
+    """Write a chunk as tokens, with the dummy prompts of all its concepts, or of one of them only."""
     encoder = text_encoders(sd_models.model_data.sd_model)[0]
 
     def texts(chunk: Chunk[Any], names: dict[int, str]) -> list[str]:
@@ -176,7 +168,7 @@ def _seen_chunk(concepts: Concepts, target: TargetChunk[Any]) -> SeenChunk:
         for row in range(start, start + int(embedding.vectors))
     }
     dummies, rows = {}, {}
-    for name in target.concepts():
+    for name in target.concepts() if only is None else (only,):
         filler = single_token(encoder, concepts.found[name].concept.controls.filler)
         vectors = {
             row: name for span in target.spans if span.concept == name for row in span.concept_rows[: span.vectors]
@@ -194,9 +186,13 @@ def _tell_metadata_editor(filename: str) -> None:
                 page.read_user_metadata(item, use_cache=False)
 
 
-def _look(
-    prompt: str, class_words: str, controls: str = ""
-) -> tuple[Concepts, dict[str, list[TargetChunk[Any]]], list[str]]:
+def look_at(prompt: str, class_words: str, controls: str = "") -> Look:
+    """Find the concepts of a prompt.
+
+    Raises:
+        InspectionError: As `inspect_prompt`.
+        ControlsError: The controls are malformed.
+    """
     sd_model = sd_models.model_data.sd_model
     if sd_model is None:
         # Looking at a prompt is no reason to load one.
@@ -212,11 +208,19 @@ def _look(
         chunks = {text: find_concepts(sd_model, concepts, text) for text in texts}
     except (ClassWordError, UnsupportedEncoderError) as error:
         raise InspectionError(f"{error}") from None
-    return concepts, chunks, notes
+    used = {name for of_text in chunks.values() for chunk in of_text for name in chunk.concepts()}
+    notes += concepts.unused(concepts.networks, used)
+    return Look(concepts, chunks, notes)
 
 
 def _texts(prompt: str) -> Iterator[str]:
     """Yield the texts that the host would encode for a prompt: over ``AND`` and prompt editing."""
     _, parts, _ = prompt_parser.get_multicond_prompt_list([prompt])
-    schedules = prompt_parser.get_learned_conditioning_prompt_schedules(list(parts), 20)
-    yield from dict.fromkeys(text for schedule in schedules for _, text in schedule)
+    texts: dict[str, None] = {}
+    for part in parts:
+        if "[" in part:
+            (schedule,) = prompt_parser.get_learned_conditioning_prompt_schedules([part], 20)
+            texts |= dict.fromkeys(text for _, text in schedule)
+        else:
+            texts[part] = None  # no prompt editing; the host's parser would take a minute for 200 emphasised words
+    yield from texts

@@ -301,21 +301,8 @@ class Job:
     def _say_unused(self, computed: _Conds) -> None:
         if not self.aligns:
             return
-        for adapter in computed.networks.adapters:
-            if adapter.name not in computed.concepts:
-                word = self._concepts.class_word_of(adapter)
-                self._notes.say(
-                    f"<catversion:{adapter.name}> is in the prompt, but its class word "
-                    f"{f'{word!r} is not' if word else 'is not known'}: write <{adapter.name}=cat> where the concept "
-                    "stands, with the class word that it was trained for. Nothing of it is used."
-                )
-        for delta in computed.networks.deltas:
-            names = [embedding.name for embedding in delta.embeddings]
-            if not set(names) & computed.changes.keys():
-                self._notes.say(
-                    f"<delta:{delta.name}> is in the prompt, but no token of it with a class word is: write "
-                    f"{names[0] if names else 'the name of its embedding'} and a class word. Nothing of it is used."
-                )
+        for note in self._concepts.unused(computed.networks, computed.concepts):
+            self._notes.say(note)
 
     def _note_injected(self, encoding: Encoding) -> None:
         self._injector.injected += encoding.injected

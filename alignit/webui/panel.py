@@ -9,13 +9,9 @@ from typing import Any
 import gradio as gr
 from modules import infotext_utils, ui_components
 
+from alignit.syntax import FORBIDDEN
 from alignit.webui.arguments import Arguments, infotext_key, label, value_range
-from alignit.webui.inspection import (
-    InspectionError,
-    inspect_prompt,
-    remember_class_words,
-    suggested_class_words,
-)
+from alignit.webui.panel_concepts import MAX_TEXT, answer
 
 
 class Panel:
@@ -26,18 +22,21 @@ class Panel:
         paste_fields: How each is restored from a picture's info.
     """
 
-    def __init__(self, elem_id: Callable[[str], str], prompt: Any) -> None:
+    def __init__(self, elem_id: Callable[[str], str], prompt: Any, styles: Any = None) -> None:
         """Build the panel inside the host's page.
 
         Args:
             elem_id: Gives an element's id from the script's name and the tab.
             prompt: The tab's prompt box, or None where there is no page, as when the host's API asks for defaults.
+            styles: The tab's choice of styles, or None.
         """
         defaults = Arguments()
         with ui_components.InputAccordion(
             defaults.enabled, label=label("enabled"), elem_id=elem_id("enabled")
         ) as enabled:
-            found = gr.HTML(elem_id=elem_id("found"), elem_classes=["alignit-found"])
+            # Filled in the browser, by javascript/alignit_concepts.js.
+            limits = f'data-limit="{MAX_TEXT}" data-forbidden="{html.escape(FORBIDDEN.pattern)}"'
+            gr.HTML(f"<div {limits}></div>", elem_id=elem_id("found"), elem_classes=["alignit-found"])
             class_words = gr.Textbox(
                 value=defaults.class_words,
                 label=label("class_words"),
@@ -49,6 +48,9 @@ class Panel:
                 suggest = gr.Button("Suggest class words", size="sm", elem_id=elem_id("suggest"))
                 remember = gr.Button("Remember class words", size="sm", elem_id=elem_id("remember"))
                 look = gr.Button("Look for concepts", visible=False, elem_id=elem_id("look"))  # javascript presses it
+                question, answered = (gr.Textbox(visible=False, elem_id=elem_id(name)) for name in ("asked", "answer"))
+                for hidden in (question, answered):
+                    hidden.do_not_save_to_config = True
             with gr.Row(elem_classes=["alignit-row"]):
                 strength, start, end = (
                     gr.Slider(
@@ -91,39 +93,21 @@ class Panel:
         ]
         if prompt is not None:
             # Follows every change, typed or pasted, in the browser alone: javascript/alignit.js waits for the last one.
-            soon = f"() => alignitLook('{elem_id('enabled')}', '{elem_id('look')}')"
-            for component in (prompt, class_words, enabled):
-                component.change(fn=None, _js=soon)
-            look.click(fn=_found, inputs=[prompt, class_words], outputs=[found], show_progress=False)
-            suggest.click(
-                fn=suggested_class_words, inputs=[prompt, class_words], outputs=[class_words], show_progress=False
-            )
-            remember.click(fn=_remembered, inputs=[prompt, class_words], outputs=[found], show_progress=False)
+            panel = f"alignitPanel('{elem_id('')}')"
+            sources = [prompt, class_words, controls, *([styles] if styles is not None else [])]
+            for component in (*sources, enabled):
+                component.change(fn=None, _js=f"() => {panel}.changed()")
+            look.click(
+                fn=answer,
+                _js=f"(...values) => {panel}.question(values)",
+                inputs=[question, *sources],
+                outputs=[answered],
+                show_progress=False,
+            ).then(fn=None, _js=f"(answer) => {panel}.answered(answer)", inputs=[answered])
+            suggest.click(fn=None, _js=f"() => {panel}.ask('suggest')")
+            remember.click(fn=None, _js=f"() => {panel}.ask('remember')")
 
 
 def was_enabled(params: dict[str, Any]) -> bool:
     """Say from a picture's info whether AlignIT was on: a key that is absent would leave the checkbox as it is."""
     return infotext_key("class_words") in params
-
-
-def _found(prompt: str, class_words: str) -> str:
-    try:
-        seen = inspect_prompt(prompt, class_words)
-    except InspectionError as error:
-        return _as_html([], [f"{error}"])
-    return _as_html([f"{concept}" for concept in seen.concepts], seen.notes)
-
-
-def _remembered(prompt: str, class_words: str) -> str:
-    try:
-        return _as_html(*remember_class_words(prompt, class_words))
-    except InspectionError as error:
-        return _as_html([], [f"{error}"])
-
-
-def _as_html(lines: list[str], notes: list[str]) -> str:
-    lines = lines if lines or notes else ["No concept in the prompt."]
-    return "".join(
-        [f"<p>{html.escape(line)}</p>" for line in lines]
-        + [f'<p class="alignit-note">{html.escape(note)}</p>' for note in notes]
-    )

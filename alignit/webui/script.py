@@ -25,6 +25,7 @@ class AlignITScript(scripts.Script):  # type: ignore[misc]
     def __init__(self) -> None:
         super().__init__()
         self._prompt: Any = None
+        self._styles: Any = None
 
     def title(self) -> str:
         """Name the script; API callers use it, so it never changes."""
@@ -35,13 +36,15 @@ class AlignITScript(scripts.Script):  # type: ignore[misc]
         return scripts.AlwaysVisible
 
     def after_component(self, component: Any, **kwargs: Any) -> None:
-        """Find the tab's prompt box, which the panel reads."""
+        """Find the tab's prompt box and its styles, which the panel reads."""
         if kwargs.get("elem_id") == f"{self.tabname}_prompt":
             self._prompt = component
+        elif kwargs.get("elem_id") == f"{self.tabname}_styles":
+            self._styles = component
 
     def ui(self, is_img2img: bool) -> list[Any]:  # noqa: ARG002
         """Build the panel; its components are the arguments of the methods below."""
-        panel = Panel(self.elem_id, self._prompt)
+        panel = Panel(self.elem_id, self._prompt, self._styles)
         self.infotext_fields = panel.paste_fields
         # "Send to img2img" copies the fields whose second part is among these, be it a label or a function.
         self.paste_field_names = [restored_by for _, restored_by in panel.paste_fields]

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alignit.class_words import ClassWordError, ClassWords, format_class_words, remember, remembered
+from alignit.class_words import (
+    ClassWordError,
+    ClassWords,
+    format_class_words,
+    place_in_list,
+    remember,
+    remembered,
+    with_class_word,
+)
 from alignit.syntax import Mark, class_word_error, split, without_class_words
 
 
@@ -82,6 +91,72 @@ names = (
 def test_a_written_list_is_read_back(words: dict[str, str]) -> None:
     read = ClassWords(format_class_words(words))
     assert {name: read.get(name) for name in words} == words
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "word", "wanted"),
+    [
+        ("", "my-cat", "cat", "my-cat=cat"),
+        ("my-dog=dog", "my-cat", "cat", "my-dog=dog, my-cat=cat"),
+        ("my-dog=dog, ", "my-cat", "golden  cat", "my-dog=dog, my-cat=golden cat"),
+        ("my-cat=dog", "MY-CAT", "cat", "my-cat=cat"),
+        ("animal", "my-cat", "cat", "animal, my-cat=cat"),
+        (" a=b,\n My-Cat = dog ,c=d", "my-cat", "cat", " a=b,\n My-Cat = cat ,c=d"),
+        ("my-cat=dog; 0.5; keys, a=b", "my-cat", "cat", "my-cat=cat; 0.5; keys, a=b"),
+        ("my-cat=; 0.5", "my-cat", "cat", "my-cat=cat; 0.5"),
+        ("new1=dog", "<new1>", "cat", "new1=cat"),
+        ("a=b", "my cat = 1", "cat", "a=b, my cat = 1=cat"),
+        ("my-cat=dog", "my-cat", "", ""),
+        ("my-cat=dog, a=b", "my-cat", "", " a=b"),
+        ("a=b, my-cat=dog, c=d", "my-cat", "", "a=b, c=d"),
+        ("a=b, my-cat=dog", "my-cat", "", "a=b"),
+        ("a=b, my-cat=dog; keys", "my-cat", "", "a=b, my-cat=; keys"),
+        ("a=b", "my-cat", "", "a=b"),
+    ],
+)
+def test_a_class_word_put_into_a_list(text: str, name: str, word: str, wanted: str) -> None:
+    assert with_class_word(text, name, word) == wanted
+
+
+@given(
+    st.dictionaries(names, names, max_size=4),
+    st.sampled_from([", ", "\n", ",\r\n", " ,, "]),
+    names | st.sampled_from(["<new1>", "a;b", "x=y", "\U0001f600"]),
+    names,
+)
+def test_a_class_word_put_into_a_list_changes_no_other(
+    words: dict[str, str], separator: str, name: str, word: str
+) -> None:
+    text = separator.join(f"{key}={value}" for key, value in words.items())
+    for put, wanted in ((word, word), ("", None)):
+        text = with_class_word(text, name, put)
+        read = ClassWords(text)
+        assert read.get(name) == wanted
+        others = {key: value for key, value in words.items() if key != name}
+        assert {key: read.get(key) for key in others} == others
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "word", "said"),
+    [
+        ("a=", "my-cat", "cat", "'a='"),
+        ("", "cat, white", "cat", "write <cat, white=cat> in the prompt"),
+        ("", "a\nb", "cat", "cannot stand in the list"),
+        ("", "<>", "cat", "cannot stand in the list"),
+        ("", "my-cat", "a|b", "contains '|'"),
+        ("my-cat=dog, my-cat=dog", "my-cat", "cat", "twice"),
+    ],
+)
+def test_what_cannot_be_put_into_a_list_is_refused(text: str, name: str, word: str, said: str) -> None:
+    with pytest.raises(ClassWordError, match=re.escape(said)):
+        with_class_word(text, name, word)
+
+
+def test_lists_are_cut_where_class_words_are_read() -> None:
+    every = [chr(code) for code in range(0x3000) if len(f"a{chr(code)}b".splitlines()) == 2]
+    for separator in [*every, ",", "\r\n"]:
+        text = f"a=b{separator}my-cat=dog"
+        assert text[: place_in_list(text, "my-cat").start].endswith(f"{separator}my-cat=")
 
 
 def test_remembered_beside_the_file_and_the_users_notes_stay(tmp_path) -> None:

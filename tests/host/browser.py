@@ -79,6 +79,25 @@ class Tab:
         """The number of one of the panel's sliders."""
         return self.part(name).locator("input[type=number]")
 
+    def concept(self, name: str) -> Locator:
+        """A concept's row in the panel's list."""
+        return self.found.locator(".alignit-concept").filter(has=self.page.get_by_role("button", name=name, exact=True))
+
+    def word(self, name: str) -> Locator:
+        """The field with a concept's class word, which is not there where the prompt gives it."""
+        return self.concept(name).get_by_label(f"Class word of {name}", exact=True)
+
+    def expect_concept(self, name: str, method: str, word: str, source: str) -> None:
+        """Wait until the list shows a concept; method: with its vectors, as "textual inversion, 1 vector"."""
+        row = self.concept(name)
+        expect(row.locator(".alignit-source")).to_have_text(source)
+        expect(row.locator(".alignit-method").filter(visible=True)).to_have_text(method.split(", "))
+        if source == "from the prompt":
+            expect(row.locator(".alignit-word strong")).to_have_text(word)
+            expect(self.word(name)).to_be_hidden()
+        else:
+            expect(self.word(name)).to_have_value(word)
+
     def open(self, url: str) -> None:
         """Load the page, and wait until the WebUI has set it up."""
         self.page.goto(url)

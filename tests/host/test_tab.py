@@ -173,7 +173,7 @@ def test_custom_diffusion_from_the_card_to_the_picture(page_host: WebUI, folders
 
     to_generation(tab)
     tab.open_panel()
-    expect(tab.found).to_have_text("<new1> (Custom Diffusion, 1 vector): sleepy cat, from the prompt.")
+    tab.expect_concept("<new1>", "Custom Diffusion, 1 vector", "sleepy cat", "from the prompt")
     picture = tab.generate(page_host.url)
     assert "AlignIT class words: <new1>=sleepy cat" in picture.infotext
     assert "AlignIT note" not in picture.infotext
@@ -190,7 +190,7 @@ def test_the_editor_and_remembering_leave_each_others_words(folders: Folders, ta
     tab.prompt.fill("a <new1> cat <delta:my-run:1>")
     tab.open_panel()
     tab.press("Remember class words")
-    expect(tab.found).to_have_text("<new1>: cat, remembered with the concept's file.")
+    expect(tab.found).to_contain_text("Remembered: <new1> = cat")
 
     # The cards were listed before, and are not refreshed.
     cards.button.click()
@@ -201,9 +201,9 @@ def test_the_editor_and_remembering_leave_each_others_words(folders: Folders, ta
     expect(cards.editor).to_be_hidden()
     to_generation(tab)
     tab.prompt.fill("a <new1> dog <delta:my-run:1>")
-    expect(tab.found).to_contain_text("dog, from the prompt")
+    tab.expect_concept("<new1>", "Custom Diffusion, 1 vector", "dog", "from the prompt")
     tab.press("Remember class words")
-    expect(tab.found).to_contain_text("<new1>: dog, remembered")
+    expect(tab.found).to_contain_text("Remembered: <new1> = dog")
     assert json.loads(sidecar.read_text()) == {"class word": "dog", "notes": "Fluffy."}
 
     cards.button.click()
