@@ -1,6 +1,7 @@
 // The panel asks the server what it sees in a prompt: a moment after the last change of the prompt or of what the panel
 // says, while AlignIT is on, one question at a time. Its list is made by alignit_concepts.js.
 
+const alignitEvery = 200; // milliseconds after which the page is looked at for changes, whoever made them
 const alignitPause = 600; // milliseconds without a change, after which the server is asked
 const alignitPatience = 60000; // milliseconds after which an answer is not waited for any more
 const alignitHints = {
@@ -42,6 +43,9 @@ class AlignitPanel {
         this.asked = null;
         this.wanted = new Map(); // class words to write once it is known where, by concept
         this.list = null;
+        this.tab = id.split("_")[1];
+        this.seen = null; // what the page said when it was last looked at
+        setInterval(() => this.poll(), alignitEvery);
     }
 
     element(name) {
@@ -66,7 +70,23 @@ class AlignitPanel {
         return this.list;
     }
 
-    // Something was changed, by typing, pasting or otherwise. This runs at every key: it asks nothing.
+    // Looks for changes, typed, pasted or made by the WebUI, which makes no events. Nothing runs at a key.
+    poll() {
+        const {on} = this;
+        if (on === this.seen?.on && !on) return;
+        const values = on ? [
+            gradioApp().querySelector(`#${this.tab}_prompt textarea`)?.value,
+            this.box.value,
+            this.element("controls").querySelector("textarea, input").value,
+            ...[...gradioApp().querySelectorAll(`#${this.tab}_styles .token`)].map(token => token.textContent),
+        ] : [];
+        const seen = this.seen;
+        this.seen = {on, values};
+        const same = seen && seen.on === on && seen.values.length === values.length;
+        if (!same || values.some((value, at) => value !== seen.values[at])) this.changed();
+    }
+
+    // Something was changed: wait for the last change.
     changed() {
         clearTimeout(this.timer);
         if (!this.on) {
@@ -178,11 +198,13 @@ class AlignitPanel {
         this.hurry = true;
         this.box.value = words;
         updateInput(this.box);
+        this.poll();
     }
 }
 
 onUiLoaded(function() {
     for (const tab of ["txt2img", "img2img"]) {
+        alignitPanel(`script_${tab}_alignit_`);
         for (const [name, hint] of Object.entries(alignitHints)) {
             const element = gradioApp().getElementById(`script_${tab}_alignit_${name}`);
             if (element) element.title = alignitText(hint);

@@ -92,11 +92,10 @@ class Panel:
             infotext_utils.PasteField(controls, lambda params: params.get(infotext_key("controls"), "")),
         ]
         if prompt is not None:
-            # Follows every change, typed or pasted, in the browser alone: javascript/alignit.js waits for the last one.
+            # javascript/alignit.js sees changes by itself: an event of the prompt box, even one without a server's
+            # function, makes gradio update all of the page at every key, in a tenth of a second.
             panel = f"alignitPanel('{elem_id('')}')"
             sources = [prompt, class_words, controls, *([styles] if styles is not None else [])]
-            for component in (*sources, enabled):
-                component.change(fn=None, _js=f"() => {panel}.changed()")
             look.click(
                 fn=answer,
                 _js=f"(...values) => {panel}.question(values)",

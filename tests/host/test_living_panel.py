@@ -190,7 +190,7 @@ def test_what_cannot_be_remembered_is_told_and_the_rows_stay(page_host: WebUI, t
     assert sidecar.read_text() == "[]"
 
 
-def test_another_model_is_noticed(page_host: WebUI, tab: Tab) -> None:
+def test_another_model_is_noticed(tab: Tab) -> None:
     tab.prompt.fill("a <my-cat=cat>")
     tab.expect_concept("my-cat", ONE, "cat", "from the prompt")
     checkpoint = tab.page.locator("#setting_sd_model_checkpoint input")
