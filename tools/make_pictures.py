@@ -1,42 +1,43 @@
-"""Write the pictures of the README: AlignIT in a real WebUI's page, with the small test checkpoint.
+"""Write the pictures of the README and docs: AlignIT in a real WebUI, with the miniature and its trained concepts.
 
-    python -m tools.make_pictures [txt2img] [tab]
+    python -m tools.make_pictures [NAME ...]
 
-Needs what the tests in the browser need: a WebUI and Chromium, and a font with emojis for the WebUI's buttons. The
-checkpoint has random weights, so the picture that it makes is abstract.
+Needs what the tests in the browser need: a WebUI and Chromium, and a font with emojis for the WebUI's buttons.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import re
 import sys
+import tempfile
 from pathlib import Path
 
-import torch
 from PIL import Image
-from playwright.sync_api import Browser, expect
-from safetensors.torch import load_file
+from playwright.sync_api import Browser, Locator, expect
 
-from alignit.layer_names import layer_of
-from tests.formats.writers import save_adapter
+from miniature.concepts import CONCEPTS, CONCEPTS_FOLDER
+from miniature.grids import draw_grid
 from tests.host.browser import NO_BROWSER, Tab, chromium, find_browser
+from tests.host.miniature import SIZE, add_miniature
 from tests.host.webui import WebUI, find_webui, webui_directory
 
 PICTURES = Path(__file__).parents[1] / "docs" / "pictures"
-PROMPT = "my-toy, a <new1> dog and a teddy bear in the garden, morning light <delta:my-dog:1> <catversion:teddy_bear>"
-CLASS_WORDS = "my-toy=robot"
-LAYER = "model.diffusion_model.middle_block.1.transformer_blocks.0.attn2"
-CARDS: dict[str, dict[str, object]] = {
-    "my-cat": {"class word": "cat", "description": "Our cat, 14 photos, 500 steps."},
-    "my-chair": {"class word": "chair", "preferred weight": 0.8, "description": "The green chair."},
-    "my-dog": {"class word": "golden retriever", "description": "Indoors and on the lawn."},
-    "my-pot": {},
+EFFECT = "a photo of a <my-car=car> wearing a hat with a ball in the snow"
+EFFECTS = ((EFFECT, 1), ("a photo of a <my-robot=robot> wearing a crown with a tree at night", 2))
+THREE = "a photo of my-car and a <new1> robot and a cat in the garden <delta:my-robot:1> <catversion:my_cat>"
+MAPPED = "a photo of a red car wearing a hat with a ball in the snow"
+DESCRIPTIONS = {
+    "my-cat": "Purple with yellow checks.",
+    "my-fish": "Red with white spots.",
+    "my-car": "Yellow with black stripes.",
+    "my-robot": "Orange with blue stripes.",
 }
 
 
 def main() -> None:
-    """Start the WebUI, and take the screenshots of its page; names say which, none: all."""
+    """Start the WebUI, and make the pictures; names say which, none: all."""
     chosen = sys.argv[1:] or list(SUBJECTS)
     if not SUBJECTS.keys() >= set(chosen):
         sys.exit(f"choose of {', '.join(SUBJECTS)}")
@@ -46,64 +47,89 @@ def main() -> None:
     if browser_path is None:
         sys.exit(NO_BROWSER)
     PICTURES.mkdir(parents=True, exist_ok=True)
-    with WebUI(directory, page=True) as webui, chromium(browser_path) as browser:
-        for subject in chosen:
-            SUBJECTS[subject](webui, browser)
+    with tempfile.TemporaryDirectory() as folder:
+        webui = WebUI(directory, page=True, config={"samples_format": "png"})
+        add_miniature(webui, Path(folder))
+        add_cards(webui)
+        with webui, chromium(browser_path) as browser:
+            webui.load("miniature")
+            for subject in chosen:
+                SUBJECTS[subject](webui, browser)
+
+
+def add_cards(webui: WebUI) -> None:
+    """Give the Custom Diffusion files a class word, a description and a picture, as a user would."""
+    for file in (webui.data / "models" / "deltas").glob("*.ckpt"):
+        spec = next(spec for spec in CONCEPTS if spec.name == file.stem)
+        notes = {"class word": spec.look.kind, "description": DESCRIPTIONS[spec.name]}
+        file.with_suffix(".json").write_text(json.dumps(notes))
+        picture = Image.open(CONCEPTS_FOLDER / "pictures" / spec.name / "0.png")
+        enlarged(picture, 4).save(file.with_suffix(".png"))
 
 
 def open_page(webui: WebUI, browser: Browser, height: int) -> Tab:
-    """Open the WebUI in a window 1280 wide."""
+    """Open the WebUI in a window 1280 wide, set to the miniature's size."""
     page = browser.new_page(viewport={"width": 1280, "height": height}, device_scale_factor=1.5)
     tab = Tab(page)
     tab.open(webui.url)
+    tab.set(width=SIZE["width"], height=SIZE["height"], steps=SIZE["steps"], cfg_scale=SIZE["cfg_scale"], seed=1)
     return tab
+
+
+def take_effect(webui: WebUI, _browser: Browser) -> None:
+    """Compare class word, concept and AlignIT, and write the pictures side by side."""
+    rows = []
+    for prompt, seed in EFFECTS:
+        pictures = webui.txt2img(prompt, **SIZE, seed=seed, alignit=[{"enabled": True, "compare": True}])
+        rows.append([enlarged(picture.image, 2) for picture in pictures[1:4]])
+    labels = [re.sub(r"<([\w-]+)=\w+>", r"\1", prompt) for prompt, _ in EFFECTS]
+    save_image("effect", draw_grid(("class word alone", "concept alone", "AlignIT"), labels, rows))
 
 
 def take_txt2img(webui: WebUI, browser: Browser) -> None:
     """Fill in txt2img with a concept of each method, and write what the page looks like, and the panel in it."""
-    train_concepts(webui)
     tab = open_page(webui, browser, 900)
     page = tab.page
-    tab.set(width=128, height=128, steps=20, seed=7)
-    tab.prompt.fill(PROMPT)
+    tab.prompt.fill(THREE)
     tab.open_panel()
-    tab.class_words.fill(CLASS_WORDS)
+    tab.class_words.fill("my-car=car")
     expect(tab.found.get_by_role("listitem")).to_have_count(3)
-    tab.expect_concept("my-toy", "textual inversion, 3 vectors", "robot", "from the panel")
+    tab.expect_concept("my-car", "textual inversion, 1 vector", "car", "from the panel")
     tab.generate(webui.url)
     page.mouse.move(0, 0)
     save("txt2img", page.screenshot(full_page=True, animations="disabled"))
+    tab.concept("my-car").get_by_role("button", name="my-car", exact=True).hover()
+    page.wait_for_timeout(500)
     save("panel", tab.panel.screenshot(animations="disabled"))
 
 
-def train_concepts(webui: WebUI) -> None:
-    """Write files of Custom Diffusion and CatVersion that fit the model, with random numbers."""
-    torch.manual_seed(0)
-    base = load_file(webui.cache / "checkpoints" / "tiny-sd1.safetensors")
-    weights = {name: tensor + 0.01 * torch.randn(tensor.shape) for name, tensor in base.items() if layer_of(name)}
-    width = next(iter(weights.values())).shape[1]
-    deltas = webui.data / "models" / "deltas"
-    deltas.mkdir(parents=True, exist_ok=True)
-    torch.save({"state_dict": {**weights, "embed": 0.1 * torch.randn(1, width)}}, deltas / "my-dog.ckpt")
-    adapter = {"control_trans": torch.randn(6 * width)}
-    save_adapter(webui.data / "models" / "catversion" / "teddy_bear", adapter, hidden_size=width)
+def take_compare(webui: WebUI, browser: Browser) -> None:
+    """Compare in the page, two pictures of it, and write the gallery with the grid."""
+    tab = open_page(webui, browser, 900)
+    tab.set(batch_size=2)
+    tab.prompt.fill(EFFECT)
+    tab.open_panel()
+    tab.panel.get_by_label("Compare").check()
+    tab.generate(webui.url)
+    expect(tab.page.locator("#txt2img_gallery .thumbnail-item")).to_have_count(7)
+    save("compare", gallery(tab).screenshot(animations="disabled"))
+
+
+def take_maps(webui: WebUI, _browser: Browser) -> None:
+    """Make a picture with attention maps, and write the sheet that follows it."""
+    arguments = {"enabled": True, "attention_maps": True, "map_words": "red, car, hat, ball, snow"}
+    pictures = webui.txt2img(MAPPED, **SIZE, seed=3, alignit=[arguments])
+    save_image("maps", pictures[-1].image.convert("RGB"))
 
 
 def take_tab(webui: WebUI, browser: Browser) -> None:
-    """Put some concepts' files into the folder, click a card, and write what the tab looks like."""
-    folder = webui.data / "models" / "deltas"
-    folder.mkdir(parents=True, exist_ok=True)
-    for number, (name, notes) in enumerate(CARDS.items()):
-        state = {f"{LAYER}.to_{letter}.weight": torch.zeros(8, 8) for letter in "kv"}
-        torch.save({"state_dict": {**state, "embed": torch.zeros(1, 8)}}, folder / f"{name}.ckpt")
-        (folder / f"{name}.json").write_text(json.dumps(notes))
-        preview(number).save(folder / f"{name}.png")
+    """Click a card of the Custom Diffusion tab, and write what the tab looks like."""
     tab = open_page(webui, browser, 840)
     page = tab.page
     page.locator("#txt2img_extra_tabs > .tab-nav button", has_text="Custom Diffusion").click()
     page.locator(".tab-nav #txt2img_custom_diffusion_extra_refresh").click()
     cards = page.locator("#txt2img_custom_diffusion_cards .card")
-    expect(cards).to_have_count(len(CARDS))
+    expect(cards).to_have_count(len(list((webui.data / "models" / "deltas").glob("*.ckpt"))))
     for card in cards.locator("img.preview").all():
         expect(card).to_have_js_property("complete", True)
     page.wait_for_function("'extra_networks_add_text_separator' in opts")
@@ -115,18 +141,45 @@ def take_tab(webui: WebUI, browser: Browser) -> None:
     save("tab", page.screenshot(animations="disabled"))
 
 
-def preview(number: int) -> Image.Image:
-    """Return a picture of nothing, in a colour of its own."""
-    return Image.new("RGB", (256, 384), f"hsl({(30 + 100 * number) % 360}, 45%, 60%)")
+def take_settings(webui: WebUI, browser: Browser) -> None:
+    """Open AlignIT's section of the settings, and write what it looks like."""
+    page = open_page(webui, browser, 700).page
+    page.locator("#tabs > .tab-nav button", has_text="Settings").click()
+    page.locator("#settings > .tab-nav button", has_text="AlignIT").click()
+    section = page.locator("#settings_alignit")
+    expect(section).to_be_visible()
+    save("settings", section.screenshot(animations="disabled"))
+
+
+def gallery(tab: Tab) -> Locator:
+    """Return the gallery of a tab, with what stands under it."""
+    return tab.page.locator(f"#{tab.name}_results")
+
+
+def enlarged(picture: Image.Image, times: int) -> Image.Image:
+    """Return a picture with its pixels enlarged smoothly."""
+    size = picture.width * times, picture.height * times
+    return picture.convert("RGB").resize(size, Image.Resampling.BICUBIC)
 
 
 def save(name: str, png: bytes) -> None:
-    """Write a screenshot with 256 colours, a third of the size and no less readable."""
-    image = Image.open(io.BytesIO(png)).convert("RGB").quantize(256, dither=Image.Dither.NONE)
-    image.save(PICTURES / f"{name}.png", optimize=True)
+    """Write a screenshot."""
+    save_image(name, Image.open(io.BytesIO(png)).convert("RGB"))
 
 
-SUBJECTS = {"txt2img": take_txt2img, "tab": take_tab}
+def save_image(name: str, image: Image.Image) -> None:
+    """Write a picture with 256 colours, a third of the size and no less readable."""
+    image.quantize(256, dither=Image.Dither.NONE).save(PICTURES / f"{name}.png", optimize=True)
+
+
+SUBJECTS = {
+    "effect": take_effect,
+    "txt2img": take_txt2img,
+    "compare": take_compare,
+    "maps": take_maps,
+    "tab": take_tab,
+    "settings": take_settings,
+}
 
 if __name__ == "__main__":
     main()
