@@ -351,25 +351,23 @@ def _cloth(look: Look, box: Box) -> Image.Image:
     if look.pattern == "plain":
         return cloth
     brush, second = _Brush(ImageDraw.Draw(cloth)), _RGB[look.second]
-    left, top, right, bottom = box
-    # The second colour always covers less than the first, so that which is which can be seen.
-    step = (right - left) / 4
-    across = [(left + step * i + 0.3 * step, left + step * i + 0.55 * step) for i in range(4)]
-    down = [(top + step * i + 0.3 * step, top + step * i + 0.55 * step) for i in range(4)]
+    left, top, right, _ = box
+    # Coarse enough for a picture of 12 by 12 latents; the second colour always covers less than the first, so that
+    # which is which can be seen.
+    cell = (right - left) / 3
     if look.pattern == "striped":
-        for y, _ in down:
-            brush.rectangle((left, y, right, y + 0.42 * step), second)
+        for row in range(3):
+            y = top + cell * (row + 0.3)
+            brush.rectangle((left, y, right, y + 0.45 * cell), second)
     elif look.pattern == "checked":
-        for x0, x1 in across:
-            brush.rectangle((x0, top, x1, bottom), second)
-        for y0, y1 in down:
-            brush.rectangle((left, y0, right, y1), second)
+        for row in range(3):
+            for column in range(3):
+                if (row + column) % 2:
+                    x, y = left + cell * column, top + cell * row
+                    brush.rectangle((x, y, x + cell, y + cell), second)
     else:
-        gap = (right - left) / 3.4
-        for row in range(5):
-            for i in range(5):
-                x = left + gap * (i + (0.0 if row % 2 else 0.5) - 0.3)
-                brush.disc(x, top + gap * (row + 0.35) * 0.9, gap * 0.31, second)
+        for x, y in ((0.22, 0.3), (0.22, 0.78), (0.5, 0.54), (0.78, 0.3), (0.78, 0.78)):
+            brush.disc(left + 3 * cell * x, top + 3 * cell * y, 0.36 * cell, second)
     return cloth
 
 
