@@ -21,12 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from PIL import Image
 
 from alignit.concept import Concept, ConceptFileError, Family
 from alignit.diffusers import AlignIT, AlignITError
 from alignit.formats import load_concept
+from evaluation.errors import EvaluationError
+from evaluation.pipelines import load_pipeline
 from miniature.concepts import CONCEPTS, CONCEPTS_FOLDER, concept_file
 from miniature.customization import METHODS
 from miniature.grids import draw_grid
@@ -150,30 +151,11 @@ def check_words(prompts: Sequence[str]) -> None:
             raise DemoError(f"{error}. (In the prompt '{prompt}'.)") from None
 
 
-def load_real(model: Path) -> Any:
-    """Return a diffusers pipeline of a checkpoint.
-
-    Raises:
-        DemoError: It cannot be loaded.
-    """
-    if not model.exists():
-        raise DemoError(f"{model} is not there: check the path")
-    for kind in (StableDiffusionPipeline, StableDiffusionXLPipeline):
-        try:
-            pipe = kind.from_pretrained(model) if model.is_dir() else kind.from_single_file(str(model))
-        except (OSError, ValueError, KeyError) as error:
-            problem = error
-            continue
-        pipe.set_progress_bar_config(disable=True)
-        return pipe.to("cuda", torch.float16) if torch.cuda.is_available() else pipe
-    raise DemoError(f"diffusers cannot load {model}: {problem}")
-
-
 def run(options: argparse.Namespace) -> Path:
     """Make the grid that the options ask for; return where it is.
 
     Raises:
-        DemoError, WeightsError, ConceptFileError, AlignITError: What is missing or cannot be used.
+        DemoError, EvaluationError, WeightsError, ConceptFileError, AlignITError: What is missing or cannot be used.
     """
     prompts = options.prompt or list(PROMPTS)
     if any("{}" not in prompt for prompt in prompts):
@@ -181,7 +163,10 @@ def run(options: argparse.Namespace) -> Path:
     if options.model is not None:
         if options.file is None or options.class_word is None:
             raise DemoError("A real model needs --file with a concept trained on it, and --class-word")
-        pipe, subjects = load_real(options.model), [Subject(load_concept(options.file), options.class_word)]
+        pipe, subjects = (
+            load_pipeline(options.model, "cuda" if torch.cuda.is_available() else "cpu"),
+            [Subject(load_concept(options.file), options.class_word)],
+        )
         settings = Settings(options.size or pipe.unet.config.sample_size * 8, 30, 7.5, options.seed)
     else:
         check_words(prompts)
@@ -221,7 +206,7 @@ def main(arguments: list[str] | None = None) -> int:
     begin = time.monotonic()
     try:
         path = run(options)
-    except (DemoError, WeightsError, ConceptFileError, AlignITError) as error:
+    except (DemoError, EvaluationError, WeightsError, ConceptFileError, AlignITError) as error:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from alignit.webui.settings import notes_in_info
+
 INFOTEXT_KEY = "AlignIT note"
 
 
 class Notes:
-    """The notes of one generation, each said once: under the picture, and in the info that the API returns."""
+    """The notes of one generation, each said once: under the picture, in its info, and in the API's answer."""
 
     def __init__(self, p: Any) -> None:
         """Write to the host's processing object `p`."""
@@ -20,6 +22,8 @@ class Notes:
         if note not in self._said:
             self._said.append(note)
             self._p.comment(f"AlignIT: {note}")
+            if not notes_in_info() and not getattr(self._p, "is_api", False):
+                return
             # Comments never reach the API's answer; generation parameters do, through its "info".
             self._p.extra_generation_params[INFOTEXT_KEY] = " ".join(self._said)
 

@@ -9,6 +9,7 @@ from modules import paths, shared
 
 SECTION = ("alignit", "AlignIT")
 _USE_SUGGESTIONS = "alignit_use_suggestions"
+_NOTES_IN_INFO = "alignit_notes_in_info"
 _CACHE_MIB = "alignit_cache_mib"
 _CACHE_MIB_DEFAULT = 512
 _DELTAS_FOLDER = "alignit_deltas_folder"
@@ -22,6 +23,12 @@ def add_settings() -> None:
         shared.OptionInfo(
             False, "Where a concept has no class word, use the nearest noun to its embedding", section=SECTION
         ).info("the picture's info then names it as suggested"),
+    )
+    shared.opts.add_option(
+        _NOTES_IN_INFO,
+        shared.OptionInfo(True, "Keep AlignIT's notes in the picture's info", section=SECTION).info(
+            "they stand under the picture, and in the API's answer, in any case"
+        ),
     )
     shared.opts.add_option(
         _CACHE_MIB,
@@ -38,6 +45,9 @@ def add_settings() -> None:
         # The tabs show pictures from there: with --hide-ui-dir-config, who uses the page may not choose the folder.
         info = shared.OptionInfo("", text, component_args=shared.hide_dirs, section=SECTION)
         shared.opts.add_option(option, info.info(f"empty: {default}"))
+    text = "What AlignIT's panel starts with is kept where it is for the rest of the page: Settings, Other, Defaults."
+    shared.opts.add_option("alignit_defaults", shared.OptionHTML(text))
+    shared.opts.data_labels["alignit_defaults"].section = SECTION
 
 
 def deltas_folder() -> Path:
@@ -61,6 +71,11 @@ def _folder(option: str, default: str | Path) -> Path:
 def use_suggestions() -> bool:
     """Say whether a suggested class word may be used without being asked for."""
     return bool(getattr(shared.opts, _USE_SUGGESTIONS, False))
+
+
+def notes_in_info() -> bool:
+    """Say whether what AlignIT says about a picture made in the page is kept in its info too."""
+    return bool(getattr(shared.opts, _NOTES_IN_INFO, True))
 
 
 def cache_bytes() -> int:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import requests
-from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect, sync_playwright
 
 from tests.host.webui import Picture
 
@@ -119,3 +119,16 @@ class Tab:
         answer = requests.get(re.sub(r"^(https?://[^/]+)?", url, source), timeout=30)
         answer.raise_for_status()
         return Picture(answer.content, self.info.inner_text().strip())
+
+
+@contextmanager
+def opened(browser: BrowserContext, url: str) -> Iterator[Tab]:
+    """txt2img, freshly loaded, set to small and quick pictures; the page may print no error until it is closed."""
+    page = browser.new_page()
+    errors = watch_errors(page)
+    tab = Tab(page)
+    tab.open(url)
+    tab.set(width=64, height=64, steps=4, seed=1)
+    yield tab
+    page.close()
+    assert not errors

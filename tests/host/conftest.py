@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.sync_api import BrowserContext
 
-from tests.host.browser import NO_BROWSER
+from tests.host.browser import NO_BROWSER, chromium, find_browser
 from tests.host.webui import WebUI, find_webui, webui_directory
 
 MISSING = f"no WebUI with a venv at {webui_directory()} (set WEBUI_DIR)"
@@ -64,6 +65,15 @@ def plain_host(servers: Servers) -> WebUI:
 def page_host(servers: Servers) -> WebUI:
     """A WebUI with AlignIT and the probe that also serves its web page, at page_host.url."""
     return servers.get("page_host", page=True)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[BrowserContext]:
+    path = find_browser()
+    if path is None:
+        pytest.skip(NO_BROWSER)
+    with chromium(path) as browser:
+        yield browser.new_context(viewport={"width": 1280, "height": 1000})  # one, for its cache
 
 
 @pytest.fixture(autouse=True)

@@ -10,35 +10,19 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import BrowserContext, Route, expect
 
-from tests.host.browser import NO_BROWSER, Tab, chromium, find_browser, watch_errors
+from tests.host.browser import Tab, opened
 from tests.host.webui import Picture, WebUI
 
 PROMPT = "a photo of my-cat on the moon"
 PAGE = {"sampler_name": "DPM++ 2M", "cfg_scale": 7}  # what the page starts with
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[BrowserContext]:
-    path = find_browser()
-    if path is None:
-        pytest.skip(NO_BROWSER)
-    with chromium(path) as browser:
-        yield browser.new_context(viewport={"width": 1280, "height": 1000})  # one, for its cache
-
-
 @pytest.fixture
 def tab(browser: BrowserContext, page_host: WebUI) -> Iterator[Tab]:
-    """txt2img, freshly loaded, set to small and quick pictures."""
-    page = browser.new_page()
-    errors = watch_errors(page)
-    tab = Tab(page)
-    tab.open(page_host.url)
-    tab.set(width=64, height=64, steps=4, seed=1)
-    yield tab
-    page.close()
+    with opened(browser, page_host.url) as tab:
+        yield tab
     for sidecar in page_host.embeddings.glob("*.json"):
         sidecar.unlink()
-    assert not errors
 
 
 def test_from_the_prompt_to_the_picture_and_back(page_host: WebUI, tab: Tab) -> None:
@@ -193,31 +177,36 @@ def test_remembered_class_words_survive_the_metadata_editor(page_host: WebUI, ta
     assert "AlignIT class words: my-cat=cat" in picture.infotext
 
 
-def test_after_reload_ui_the_panel_is_there_once_and_works(page_host: WebUI, tab: Tab) -> None:
-    expected = page_host.txt2img(PROMPT, **PAGE, alignit=[True, "my-cat=cat"])[0]
-    starts = page_host.log.count("Startup time:")
+def test_after_reload_ui_the_panel_is_there_once_and_works(webui_dir: Path, browser: BrowserContext) -> None:
+    # A server of its own: one that the host fails to start again must not take other tests with it.
+    with WebUI(webui_dir, page=True) as host, opened(browser, host.url) as tab:
+        expected = host.txt2img(PROMPT, **PAGE, alignit=[True, "my-cat=cat"])[0]
+        starts = host.log.count("Startup time:")
 
-    def hold_back_until_started(route: Route) -> None:
-        # A request in the middle of its start breaks the WebUI: it adds middleware, which a used application refuses.
-        if page_host.log.count("Startup time:") > starts:
-            route.continue_()
-        else:
-            route.abort()
+        def hold_back_until_started(route: Route) -> None:
+            # A request in the middle of its start breaks the WebUI: it adds middleware, which a used application
+            # refuses.
+            if host.log.count("Startup time:") > starts:
+                route.continue_()
+            else:
+                route.abort()
 
-    tab.page.route("**/internal/ping", hold_back_until_started)
-    tab.page.locator("#footer").get_by_text("Reload UI").click()
-    expect(tab.page.get_by_text("Reloading")).to_be_visible()
-    tab.wait_until_ready()
-    for name in ("txt2img", "img2img"):
-        expect(Tab(tab.page, name).panel).to_have_count(1)
-    expect(tab.page.locator(".input-accordion > .label-wrap", has_text="AlignIT")).to_have_count(2)
-    for title in ("Custom Diffusion", "CatVersion"):
-        expect(tab.page.locator("#txt2img_extra_tabs > .tab-nav button", has_text=title)).to_have_count(1)
-    tab.set(width=64, height=64, steps=4, seed=1)
-    tab.prompt.fill(PROMPT)
-    tab.open_panel()
-    tab.class_words.fill("my-cat=cat")
-    expect(tab.found).to_have_text("my-cat (textual inversion, 1 vector): cat, from the panel.")
-    picture: Picture = tab.generate(page_host.url)
-    assert picture == expected
-    assert picture == page_host.txt2img(PROMPT, **PAGE, alignit=[True, "my-cat=cat"])[0]
+        tab.page.route("**/internal/ping", hold_back_until_started)
+        tab.page.locator("#footer").get_by_text("Reload UI").click()
+        expect(tab.page.get_by_text("Reloading")).to_be_visible()
+        tab.page.route("**/*", hold_back_until_started)
+        tab.wait_until_ready()
+        for name in ("txt2img", "img2img"):
+            expect(Tab(tab.page, name).panel).to_have_count(1)
+        expect(tab.page.locator(".input-accordion > .label-wrap", has_text="AlignIT")).to_have_count(2)
+        for title in ("Custom Diffusion", "CatVersion"):
+            expect(tab.page.locator("#txt2img_extra_tabs > .tab-nav button", has_text=title)).to_have_count(1)
+        tab.set(width=64, height=64, steps=4, seed=1)
+        tab.prompt.fill(PROMPT)
+        tab.open_panel()
+        tab.class_words.fill("my-cat=cat")
+        expect(tab.found).to_have_text("my-cat (textual inversion, 1 vector): cat, from the panel.")
+        picture: Picture = tab.generate(host.url)
+        assert picture == expected
+        assert picture == host.txt2img(PROMPT, **PAGE, alignit=[True, "my-cat=cat"])[0]
+        assert not host.exceptions()

@@ -18,9 +18,9 @@ from playwright.sync_api import BrowserContext, Locator, expect
 from safetensors.torch import load_file
 
 from tests.formats.writers import save_adapter
-from tests.host.browser import Tab, watch_errors
+from tests.host.browser import Tab, opened
 from tests.host.test_deltas import LDM, save_webui_delta
-from tests.host.test_page import PAGE, browser  # noqa: F401
+from tests.host.test_page import PAGE
 from tests.host.webui import WebUI
 
 WIDTH = 64
@@ -71,15 +71,9 @@ def folders(page_host: WebUI) -> Iterator[Folders]:
 
 
 @pytest.fixture
-def tab(browser: BrowserContext, page_host: WebUI, folders: Folders) -> Iterator[Tab]:  # noqa: F811, ARG001
-    page = browser.new_page()
-    errors = watch_errors(page)
-    tab = Tab(page)
-    tab.open(page_host.url)
-    tab.set(width=64, height=64, steps=4, seed=1)
-    yield tab
-    page.close()
-    assert not errors
+def tab(browser: BrowserContext, page_host: WebUI, folders: Folders) -> Iterator[Tab]:  # noqa: ARG001
+    with opened(browser, page_host.url) as tab:
+        yield tab
 
 
 class Cards:

@@ -17,6 +17,7 @@ import hashlib
 import io
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -82,6 +83,14 @@ def find_webui() -> Path | None:
 
 def webui_python(directory: Path) -> Path:
     return directory / "venv" / "bin" / "python"
+
+
+def spare_port() -> int:
+    """A free port that the system gives to no client: a WebUI that reloads its page leaves its port for a moment."""
+    while True:
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", random.randint(20_000, 32_000)))
+            return int(probe.getsockname()[1])
 
 
 def checkpoints_for(directory: Path) -> Path:
@@ -195,9 +204,7 @@ class WebUI:
         self.stop()
 
     def start(self, timeout: float = 180) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = spare_port()
         self.url = f"http://127.0.0.1:{port}"
         command = [webui_python(self.directory), self.directory / "launch.py", *self.flags, f"--port={port}"]
         command += [f"--data-dir={self.data}", f"--ckpt-dir={self.cache / 'checkpoints'}"]

@@ -1,0 +1,136 @@
+"""The report of a run: a table in Markdown, and a page with the pictures side by side."""
+
+from __future__ import annotations
+
+import html
+import random
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from evaluation.errors import EvaluationError
+from evaluation.plan import ALIGNED, PLAIN, WAYS
+from evaluation.record import Entry, Record
+
+_SAMPLES = 2_000
+_TITLES = {"class word": "Class word", PLAIN: "Concept alone", ALIGNED: "AlignIT"}
+
+
+def write_report(record: Record, facts: Mapping[str, str]) -> Path:
+    """Write ``table.md`` and ``index.html`` into the run's folder; return the page.
+
+    Raises:
+        EvaluationError: They cannot be written.
+    """
+    entries = list(record.entries.values())
+    try:
+        (record.folder / "table.md").write_text(make_table(entries, facts), encoding="utf-8")
+        page = record.folder / "index.html"
+        page.write_text(make_page(entries, facts), encoding="utf-8")
+    except OSError as error:
+        raise EvaluationError(f"{record.folder} can't be written ({error})") from None
+    return page
+
+
+def means(entries: Sequence[Entry]) -> tuple[float, float, float]:
+    """Return text and image alignment, and their geometric mean (a negative mean cosine counts as 0 there)."""
+    text = sum(entry.text for entry in entries) / len(entries)
+    image = sum(entry.image for entry in entries) / len(entries)
+    return text, image, (max(0.0, text) * max(0.0, image)) ** 0.5
+
+
+def rows(entries: Sequence[Entry], samples: int = _SAMPLES) -> dict[str, list[tuple[float, float, float]]]:
+    """Return for each way its three numbers, each with the bounds of its 95% interval over prompts.
+
+    Only prompts and seeds that are there in all ways count, so that the same is compared.
+    """
+    by_shot: dict[tuple[int, int], dict[str, Entry]] = {}
+    for entry in entries:
+        by_shot.setdefault((entry.number, entry.seed), {})[entry.way] = entry
+    by_prompt: dict[int, list[dict[str, Entry]]] = {}
+    for (number, _), ways in by_shot.items():
+        if len(ways) == len(WAYS):
+            by_prompt.setdefault(number, []).append(ways)
+    if not by_prompt:
+        return {}
+    rng = random.Random(0)
+    numbers = sorted(by_prompt)
+    drawn = [[rng.choice(numbers) for _ in numbers] for _ in range(samples)]
+    found = {}
+    for way in WAYS:
+        of_prompt = {number: [ways[way] for ways in of_one] for number, of_one in by_prompt.items()}
+        values = means([entry for of_one in of_prompt.values() for entry in of_one])
+        sampled = [means([entry for number in chosen for entry in of_prompt[number]]) for chosen in drawn]
+        found[way] = [_interval(value, [one[i] for one in sampled]) for i, value in enumerate(values)]
+    return found
+
+
+def _interval(value: float, sampled: Sequence[float]) -> tuple[float, float, float]:
+    ordered = sorted(sampled)
+    return value, ordered[int(0.025 * len(ordered))], ordered[max(0, int(0.975 * len(ordered)) - 1)]
+
+
+def make_table(entries: Sequence[Entry], facts: Mapping[str, str]) -> str:
+    """Return the table in Markdown."""
+    lines = ["|  | text alignment | image alignment | overall |", "| --- | ---: | ---: | ---: |"]
+    found = rows(entries)
+    for way, numbers in found.items():
+        cells = [f"{value:.4f} ({low:.4f} to {high:.4f})" for value, low, high in numbers]
+        lines.append(f"| {_TITLES[way]} | {' | '.join(cells)} |")
+    if found:
+        before, after = found[PLAIN], found[ALIGNED]
+        changes = [
+            f"{100 * (new[0] / old[0] - 1):+.1f} %" if old[0] else "-" for old, new in zip(before, after, strict=True)
+        ]
+        lines.append(f"| AlignIT against the concept alone | {' | '.join(changes)} |")
+    counted = len({(entry.number, entry.seed) for entry in entries})
+    lines += ["", f"{len(entries)} pictures of {counted} prompts and seeds. In brackets: 95 % intervals over prompts."]
+    lines += ["", *(f"- {name}: {value}" for name, value in facts.items())]
+    notes = sorted({entry.note for entry in entries if entry.note})
+    if notes:
+        lines += ["", "AlignIT said:", "", *(f"- {note}" for note in notes)]
+    return "\n".join(lines) + "\n"
+
+
+_PAGE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>AlignIT: evaluation</title>
+<style>
+body { font: 15px/1.4 sans-serif; margin: 1.5rem; color-scheme: light dark; }
+table { border-collapse: collapse; } td, th { padding: .3rem .6rem; text-align: left; vertical-align: top; }
+img { width: 16rem; max-width: 28vw; height: auto; } small { opacity: .8; }
+</style>
+<h1>AlignIT: evaluation</h1>
+TABLE
+<table><thead><tr><th>prompt</th>HEAD</tr></thead><tbody>
+ROWS
+</tbody></table></html>
+"""
+
+
+def make_page(entries: Sequence[Entry], facts: Mapping[str, str]) -> str:
+    """Return the page; its pictures are those beside it."""
+    shots = sorted({(entry.number, entry.seed) for entry in entries})
+    by_key = {(entry.number, entry.seed, entry.way): entry for entry in entries}
+    lines = []
+    for number, seed in shots:
+        of_shot = [by_key.get((number, seed, way)) for way in WAYS]
+        prompt = next(entry.prompt for entry in reversed(of_shot) if entry is not None)
+        cells = "".join(f"<td>{_cell(entry)}</td>" for entry in of_shot)
+        lines.append(f"<tr><td>{html.escape(prompt)}<br><small>seed {seed}</small></td>{cells}</tr>")
+    summary = f"<pre>{html.escape(make_table(entries, facts))}</pre>"
+    head = "".join(f"<th>{html.escape(_TITLES[way])}</th>" for way in WAYS)
+    # One after the other: what is put in may hold the names of what comes later.
+    page = _PAGE.replace("ROWS", "\n".join(lines)).replace("HEAD", head, 1)
+    before, after = page.split("TABLE", 1)
+    return before + summary + after
+
+
+def _cell(entry: Entry | None) -> str:
+    if entry is None:
+        return ""
+    note = f"<br><small>{html.escape(entry.note)}</small>" if entry.note else ""
+    alt = html.escape(f"{entry.way}: {entry.prompt}", quote=True)
+    return (
+        f'<img src="pictures/{entry.key}.png" alt="{alt}" loading="lazy"><br>'
+        f"<small>text {entry.text:.3f}, image {entry.image:.3f}</small>{note}"
+    )

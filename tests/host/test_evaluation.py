@@ -1,0 +1,67 @@
+"""The evaluation's command against a real WebUI."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("transformers")
+
+from evaluation.__main__ import main
+from evaluation.errors import EvaluationError
+from evaluation.makers import Settings, WebUIMaker
+from evaluation.plan import ALIGNED, CLASS_WORD, PLAIN, Shot, Subject
+from tests.evaluation.models import save_clip
+from tests.host.webui import WebUI
+
+SUBJECT = Subject("<my-cat=cat>", "cat")
+SETTINGS = Settings(64, 4, 7.0)
+
+
+def pixels(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path).convert("RGB"))
+
+
+def test_the_command_makes_scores_and_reports_the_pictures_of_the_webui(
+    host: WebUI, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "prompts.txt").write_text("photo of a {} on the moon\n{} in snow\n")
+    (tmp_path / "references").mkdir()
+    host.txt2img("a my-cat", width=64, height=64, steps=2)[0].image.save(tmp_path / "references" / "1.png")
+    command = ["--webui", host.url, "--mark", SUBJECT.mark, "--class-word", "cat", "--mask", "none", "--seeds", "2"]
+    command += ["--prompts", str(tmp_path / "prompts.txt"), "--references", str(tmp_path / "references")]
+    command += ["--clip", str(save_clip(tmp_path / "clip")), "--size", "64", "--steps", "4", "--guidance", "7"]
+    out = tmp_path / "out"
+    assert main([*command, "--output", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert "| AlignIT against the concept alone |" in printed
+    assert "12 pictures of 4 prompts and seeds" in printed
+
+    made = {"width": 64, "height": 64, "steps": 4, "cfg_scale": 7, "sampler_name": "DDIM", "seed": 2}
+    expected = {
+        "class-word": host.txt2img("cat in snow", **made),
+        "plain": host.txt2img("my-cat in snow", **made),
+        "alignit": host.txt2img("my-cat in snow", **made, alignit=[True, "my-cat=cat"]),
+    }
+    for way, pictures in expected.items():
+        assert np.array_equal(pixels(out / "pictures" / f"001-2-{way}.png"), pictures[0].pixels), way
+    assert main([*command, "--output", str(out)]) == 0
+    assert "12 of 12 pictures are there already" in capsys.readouterr().err
+
+
+def test_what_alignit_says_of_a_picture_is_kept(host: WebUI) -> None:
+    maker = WebUIMaker(host.url, SETTINGS)
+    _, note = maker.make(Shot(0, "a {}", 1, ALIGNED), Subject("my-cat", "cat"))
+    assert "'my-cat' has no class word" in note
+    for way in (PLAIN, CLASS_WORD):
+        assert maker.make(Shot(0, "a {}", 1, way), SUBJECT)[1] == ""
+
+
+def test_a_webui_without_alignit_and_a_setting_that_it_refuses(host: WebUI, plain_host: WebUI) -> None:
+    with pytest.raises(EvaluationError, match="has no AlignIT"):
+        WebUIMaker(plain_host.url, SETTINGS)
+    with pytest.raises(EvaluationError, match="refused /sdapi/v1/txt2img"):
+        WebUIMaker(host.url, Settings("wide")).make(Shot(0, "a {}", 1, PLAIN), SUBJECT)
