@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw
 
 SIZE = 96  # pixels, of a side
 _SCALE = 3  # painted so much larger, then reduced: smooth edges
+_CELL = 16  # pixels that are one where the UNet attends to the text
 
 CLASSES = ("cat", "fish", "house", "car", "cup", "robot")
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "white", "black")
@@ -125,11 +126,11 @@ def paint(scene: Scene, rng: random.Random) -> Image.Image:
     brush = _Brush(ImageDraw.Draw(image))
     _BACKGROUNDS[scene.background](brush, rng)
     side = rng.choice((-1, 1))
-    away = 0 if scene.companion == "none" else 13
-    half = rng.uniform(26, 30)
-    centre = SIZE / 2 - side * away + rng.uniform(-4, 4)
-    centre = min(max(centre, half + 1), SIZE - half - 1)
-    bottom = rng.uniform(86, 91)
+    # On the grid on which the UNet reads the text, and so is the pattern: between its lines the same pattern would have
+    # quite other latents, and what its word means could not be told while there is much noise.
+    half = 1.5 * _CELL
+    centre = (1 if side > 0 else 2) * _CELL + half
+    bottom = 5 * _CELL
     if scene.companion != "none":
         # Painted first, so that the object is in front of it.
         at = centre + side * (half + rng.uniform(9, 13))
@@ -352,22 +353,20 @@ def _cloth(look: Look, box: Box) -> Image.Image:
         return cloth
     brush, second = _Brush(ImageDraw.Draw(cloth)), _RGB[look.second]
     left, top, right, _ = box
-    # Coarse enough for a picture of 12 by 12 latents; the second colour always covers less than the first, so that
-    # which is which can be seen.
-    cell = (right - left) / 3
+    # Each a cell: coarse enough to be seen where the text is read. The second colour always covers less than the first,
+    # so that which is which can be seen.
     if look.pattern == "striped":
-        for row in range(3):
-            y = top + cell * (row + 0.3)
-            brush.rectangle((left, y, right, y + 0.45 * cell), second)
+        brush.rectangle((left, top + _CELL, right, top + 2 * _CELL), second)
     elif look.pattern == "checked":
         for row in range(3):
             for column in range(3):
                 if (row + column) % 2:
-                    x, y = left + cell * column, top + cell * row
-                    brush.rectangle((x, y, x + cell, y + cell), second)
+                    x, y = left + _CELL * column, top + _CELL * row
+                    brush.rectangle((x, y, x + _CELL, y + _CELL), second)
     else:
-        for x, y in ((0.22, 0.3), (0.22, 0.78), (0.5, 0.54), (0.78, 0.3), (0.78, 0.78)):
-            brush.disc(left + 3 * cell * x, top + 3 * cell * y, 0.36 * cell, second)
+        for row in range(3):
+            for column in range(3):
+                brush.disc(left + _CELL * (column + 0.5), top + _CELL * (row + 0.5), 0.34 * _CELL, second)
     return cloth
 
 

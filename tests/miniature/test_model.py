@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -19,7 +21,7 @@ from alignit.formats import load_concept
 from alignit.layer_names import layer_of
 from miniature import concepts, export
 from miniature.classifier import Classifier, read_attributes
-from miniature.customization import METHODS, _prefixed_attention
+from miniature.customization import METHODS, _prefixed_attention, save_pickle
 from miniature.diffusion import Denoiser, noised
 from miniature.evaluation import score
 from miniature.model import LATENT, TEXT_WIDTH, make_text_encoder, make_unet, make_vae
@@ -252,3 +254,16 @@ def test_words_that_are_encoded_alone_know_of_no_other() -> None:
         one = model.encode(ids, torch.tensor([False, True]))
     assert torch.equal(one[0], together[0])
     assert torch.allclose(one[1], second)
+
+
+def test_files_of_concepts_are_what_the_webui_takes_for_safe(tmp_path: Path) -> None:
+    path = tmp_path / "my-cat.pt"
+    save_pickle({"string_to_param": {"*": torch.arange(6.0).reshape(1, 6)}, "name": "my-cat"}, path)
+    with zipfile.ZipFile(path) as archive:
+        # The names that the WebUI's check of archives allows.
+        allowed = r"my-cat/(data\.pkl|version|byteorder|data/\d+|\.data/serialization_id)"
+        assert all(re.fullmatch(allowed, name) for name in archive.namelist())
+        assert all(item.compress_type == zipfile.ZIP_STORED for item in archive.infolist())
+    read = torch.load(path, weights_only=True)
+    assert torch.equal(read["string_to_param"]["*"], torch.arange(6.0).reshape(1, 6))
+    assert torch.equal(load_concept(path).tokens[0].vectors["clip_l"], torch.arange(6.0).reshape(1, 6))
