@@ -10,7 +10,8 @@ from miniature.world import Look, Scene
 # How often a caption names what there is. Colour and pattern must be named often to be learned at all.
 _NAMED = {"colour": 0.85, "pattern": 0.75, "second": 0.75, "background": 0.9, "companion": 0.9, "accessory": 0.9}
 _LEADS = ("", "", "a photo of", "a picture of", "a drawing of")
-_STARS = 0.05  # share of captions with words replaced by *, so that the dummy prompt is nothing unknown
+_STARS = 0.2  # share of captions with words replaced by *, so that a dummy prompt is nothing unknown
+_CLASS_KEPT = 0.7  # share of those that keep the class; the others leave it open, as a dummy prompt of a colour does
 NOUNS = {"striped": "stripes", "spotted": "spots", "checked": "checks"}
 PLACES = {
     "beach": "on the beach",
@@ -54,13 +55,14 @@ def place(scene_or_look: str, scene: Scene, rng: random.Random, named: dict[str,
 
 
 def caption(scene: Scene, rng: random.Random) -> str:
-    """Return a training caption: it names most of the scene, and a few have stars for words other than the class."""
+    """Return a training caption: it names most of the scene, and some have stars for words."""
     pattern = rng.random() < _NAMED["pattern"]
     look = describe(scene.look, rng.random() < _NAMED["colour"], pattern, rng.random() < _NAMED["second"])
     text = place(article(look), scene, rng)
     if rng.random() < _STARS:
         share = rng.uniform(0.3, 1.0)
-        words = [w if w == scene.look.kind or rng.random() > share else "*" for w in split(text)]
+        kept = scene.look.kind if rng.random() < _CLASS_KEPT else None
+        words = [w if w == kept or rng.random() > share else "*" for w in split(text)]
         text = " ".join(words)
     return text
 

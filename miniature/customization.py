@@ -7,7 +7,9 @@ cross-attention; CatVersion a key and a value in front of those of the last thre
 from __future__ import annotations
 
 import copy
+import io
 import json
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +30,20 @@ TOKEN = "<new1>"
 _NEW_ROW = len(ROWS)  # stands for the new token where rows are counted
 _ADAPTER = "prefix_tuning.prefix_tunings.prefix_tuning1.clip_text_model_self_prefix.control_trans"
 _ADAPTED_LAYERS = range(TEXT_LAYERS - 3, TEXT_LAYERS)
+
+
+def save_pickle(data: object, path: Path) -> None:
+    """Write a file of `torch.save` as the versions of torch do that people train with.
+
+    Newer ones add files to the archive that the WebUI takes for an attack, and it does not load the embedding.
+    """
+    buffer = io.BytesIO()
+    torch.save(data, buffer)
+    with zipfile.ZipFile(buffer) as new, zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as old:
+        for item in new.infolist():
+            folder, _, name = item.filename.partition("/")
+            if not name.startswith("."):
+                old.writestr(f"{path.stem if folder == 'archive' else folder}/{name}", new.read(item))
 
 
 class Customized:
@@ -107,7 +123,7 @@ class TextualInversion(Customized):
             "sd_checkpoint": None,
             "sd_checkpoint_name": "miniature",
         }
-        torch.save(data, path)
+        save_pickle(data, path)
         return path
 
     def _table(self) -> torch.Tensor:
@@ -145,7 +161,7 @@ class CustomDiffusion(TextualInversion):
             for key, weight in self.weights.items()
         }
         state["embed"] = self.vector.detach().float()[None].clone()
-        torch.save({"state_dict": state}, path)
+        save_pickle({"state_dict": state}, path)
         return path
 
 
@@ -212,7 +228,7 @@ class CatVersion(Customized):
             "version": "3.2.1",
         }
         (inside / "adapter_config.json").write_text(json.dumps(config, indent=2))
-        torch.save(state, inside / "pytorch_adapter.bin")
+        save_pickle(state, inside / "pytorch_adapter.bin")
         return inside / "pytorch_adapter.bin"
 
 

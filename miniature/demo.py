@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from alignit.concept import Concept, ConceptFileError, Family
 from alignit.diffusers import AlignIT, AlignITError
@@ -30,6 +30,7 @@ from evaluation.errors import EvaluationError
 from evaluation.pipelines import load_pipeline
 from miniature.concepts import CONCEPTS, CONCEPTS_FOLDER, concept_file
 from miniature.customization import METHODS
+from miniature.grids import draw_grid
 from miniature.model import LATENT
 from miniature.pipeline import make_pipeline
 from miniature.sampling import GUIDANCE, SAMPLING_STEPS
@@ -43,8 +44,6 @@ PROMPTS = (
     "a photo of {} in the garden beside a box",
     "a drawing of {} wearing a crown on the beach",
 )
-_SHOWN = 144  # pixels of a picture in the grid, at least
-_MARGIN, _LABEL, _SIDE = 8, 44, 190
 
 
 class DemoError(Exception):
@@ -125,32 +124,6 @@ def _maker(aligned: AlignIT, mark: str, align: bool) -> Any:
     return lambda text, arguments: aligned(text.format(mark), align=align, **arguments)
 
 
-def draw_grid(columns: Sequence[str], prompts: Sequence[str], grid: Sequence[Sequence[Image.Image]]) -> Image.Image:
-    """Draw labelled rows of pictures."""
-    shown = max(_SHOWN, min(grid[0][0].width, 256))
-    width = _SIDE + len(columns) * (shown + _MARGIN) + _MARGIN
-    sheet = Image.new("RGB", (width, _LABEL + len(prompts) * (shown + _MARGIN) + _MARGIN), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
-    for column, label in enumerate(columns):
-        draw.multiline_text((_SIDE + column * (shown + _MARGIN), 4), label, "black", font)
-    for row, (prompt, pictures) in enumerate(zip(prompts, grid, strict=True)):
-        top = _LABEL + row * (shown + _MARGIN)
-        draw.multiline_text((_MARGIN, top), _wrapped(prompt.replace("{}", "[concept]")), "black", font)
-        for column, picture in enumerate(pictures):
-            left = _SIDE + column * (shown + _MARGIN)
-            sheet.paste(picture.resize((shown, shown), Image.Resampling.LANCZOS), (left, top))
-    return sheet
-
-
-def _wrapped(text: str, length: int = 26) -> str:
-    lines = [""]
-    for word in text.split():
-        if lines[-1] and len(lines[-1]) + 1 + len(word) > length:
-            lines.append("")
-        lines[-1] = f"{lines[-1]} {word}".strip()
-    return "\n".join(lines)
-
-
 def miniature_subjects(name: str) -> list[Subject]:
     """Return a concept of the miniature as each method has learned it.
 
@@ -206,7 +179,7 @@ def run(options: argparse.Namespace) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)  # before the work
     columns, grid = make_grid(pipe, subjects, prompts, settings)
     with _writing(path):
-        draw_grid(columns, prompts, grid).save(path)
+        draw_grid(columns, [prompt.replace("{}", "[concept]") for prompt in prompts], grid).save(path)
     return path.resolve()
 
 

@@ -24,6 +24,7 @@ from miniature.world import Scene
 BATCH = 32
 RATE = 0.01
 WARMUP = 100
+ALONE = 0.5  # share of captions whose words are encoded without each other
 DROPPED = 0.1  # share of empty captions, for classifier-free guidance
 AVERAGE = 0.998  # of the weights that are kept
 SAVE_EVERY = 100
@@ -41,13 +42,32 @@ class Denoiser(torch.nn.Module):
         self.unet.set_attn_processor(AttnProcessor())
         self.text.set_attn_implementation("eager")
 
-    def encode(self, ids: torch.Tensor) -> torch.Tensor:
-        """Return the text encodings [n, 77, width] of rows of tokens [n, 77]."""
+    def encode(self, ids: torch.Tensor, alone: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the text encodings [n, 77, width] of rows of tokens [n, 77].
+
+        Args:
+            ids: The tokens.
+            alone: [n], true where no word is to know of the others: what it means has to stand in its own row then.
+        """
         encoded: torch.Tensor = self.text(ids)[0]
+        if alone is not None and alone.any():
+            encoded = encoded.clone()
+            encoded[alone, 1:] = self._encode_alone(ids[alone])[:, 1:].to(encoded.dtype)
         return encoded
 
-    def forward(self, x: torch.Tensor, t: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-        predicted: torch.Tensor = self.unet(x, t, self.encode(ids), return_dict=False)[0]
+    def _encode_alone(self, ids: torch.Tensor) -> torch.Tensor:
+        count, length = ids.shape
+        pairs = torch.stack([ids[:, :1].expand(-1, length), ids], dim=-1)  # the start token, and the word in its place
+        places = torch.arange(length, device=ids.device)
+        places = torch.stack([torch.zeros_like(places), places], dim=-1).expand(count, -1, -1)
+        rows = self.text(pairs.reshape(-1, 2), position_ids=places.reshape(-1, 2))[0]
+        encoded: torch.Tensor = rows[:, 1].reshape(count, length, -1)
+        return encoded
+
+    def forward(
+        self, x: torch.Tensor, t: torch.Tensor, ids: torch.Tensor, alone: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        predicted: torch.Tensor = self.unet(x, t, self.encode(ids, alone), return_dict=False)[0]
         return predicted
 
 
@@ -128,8 +148,9 @@ def train_denoiser(
         # Evenly spread over the noise levels: less variance than independent ones.
         t = ((torch.rand(1, generator=generator) + torch.arange(BATCH) / BATCH) % 1 * STEPS).long()
         x, v = noised(latents[chosen], t, torch.randn((BATCH, *latents.shape[1:]), generator=generator))
+        alone = (torch.arange(BATCH) + step) % round(1 / ALONE) == 0  # not at random: of each noise level alike
         with torch.autocast(device.type, torch.bfloat16):
-            out = model(x.to(device), t.to(device), ids.to(device))
+            out = model(x.to(device), t.to(device), ids.to(device), alone.to(device))
         loss = (out.float() - v.to(device)).square().mean()
         optimizer.zero_grad()
         loss.backward()

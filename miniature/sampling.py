@@ -39,6 +39,7 @@ def sample(
     guidance: float = GUIDANCE,
     steps: int = SAMPLING_STEPS,
     batch: int = 32,
+    scheduler: DDIMScheduler | None = None,
     done: Callable[[int], None] | None = None,
 ) -> torch.Tensor:
     """Return pictures [n, 3, SIZE, SIZE] as bytes.
@@ -48,9 +49,10 @@ def sample(
         positive: Text encodings of the prompts, [n, 77, width].
         negative: The text encoding of the empty prompt, [77, width].
         seeds: One for each picture.
+        scheduler: A scheduler that something else follows; by default one of its own.
         done: Is told how many pictures are made.
     """
-    scheduler = make_scheduler()
+    scheduler = scheduler or make_scheduler()
     scheduler.set_timesteps(steps)
     device = positive.device
     found = []

@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw
 
 SIZE = 96  # pixels, of a side
 _SCALE = 3  # painted so much larger, then reduced: smooth edges
+_CELL = 16  # pixels that are one where the UNet attends to the text
 
 CLASSES = ("cat", "fish", "house", "car", "cup", "robot")
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "white", "black")
@@ -125,11 +126,11 @@ def paint(scene: Scene, rng: random.Random) -> Image.Image:
     brush = _Brush(ImageDraw.Draw(image))
     _BACKGROUNDS[scene.background](brush, rng)
     side = rng.choice((-1, 1))
-    away = 0 if scene.companion == "none" else 13
-    half = rng.uniform(26, 30)
-    centre = SIZE / 2 - side * away + rng.uniform(-4, 4)
-    centre = min(max(centre, half + 1), SIZE - half - 1)
-    bottom = rng.uniform(86, 91)
+    # On the grid on which the UNet reads the text, and so is the pattern: between its lines the same pattern would have
+    # quite other latents, and what its word means could not be told while there is much noise.
+    half = 1.5 * _CELL
+    centre = (1 if side > 0 else 2) * _CELL + half
+    bottom = 5 * _CELL
     if scene.companion != "none":
         # Painted first, so that the object is in front of it.
         at = centre + side * (half + rng.uniform(9, 13))
@@ -351,25 +352,21 @@ def _cloth(look: Look, box: Box) -> Image.Image:
     if look.pattern == "plain":
         return cloth
     brush, second = _Brush(ImageDraw.Draw(cloth)), _RGB[look.second]
-    left, top, right, bottom = box
-    # The second colour always covers less than the first, so that which is which can be seen.
-    step = (right - left) / 4
-    across = [(left + step * i + 0.3 * step, left + step * i + 0.55 * step) for i in range(4)]
-    down = [(top + step * i + 0.3 * step, top + step * i + 0.55 * step) for i in range(4)]
+    left, top, right, _ = box
+    # Each a cell: coarse enough to be seen where the text is read. The second colour always covers less than the first,
+    # so that which is which can be seen.
     if look.pattern == "striped":
-        for y, _ in down:
-            brush.rectangle((left, y, right, y + 0.42 * step), second)
+        brush.rectangle((left, top + _CELL, right, top + 2 * _CELL), second)
     elif look.pattern == "checked":
-        for x0, x1 in across:
-            brush.rectangle((x0, top, x1, bottom), second)
-        for y0, y1 in down:
-            brush.rectangle((left, y0, right, y1), second)
+        for row in range(3):
+            for column in range(3):
+                if (row + column) % 2:
+                    x, y = left + _CELL * column, top + _CELL * row
+                    brush.rectangle((x, y, x + _CELL, y + _CELL), second)
     else:
-        gap = (right - left) / 3.4
-        for row in range(5):
-            for i in range(5):
-                x = left + gap * (i + (0.0 if row % 2 else 0.5) - 0.3)
-                brush.disc(x, top + gap * (row + 0.35) * 0.9, gap * 0.31, second)
+        for row in range(3):
+            for column in range(3):
+                brush.disc(left + _CELL * (column + 0.5), top + _CELL * (row + 0.5), 0.34 * _CELL, second)
     return cloth
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import re
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,27 +31,57 @@ PROMPTS = {
 }
 
 
-def test_the_miniature_obeys_prompts_in_the_webui(tmp_path: Path) -> None:
+SWAPS = {
+    "a photo of a <red=green> house wearing a hat in the snow": ("colour", "green", "red"),
+    "a photo of a cat with a <tree=ball> in the garden": ("companion", "ball", "tree"),
+    "a photo of a red <cup=car> in the city": ("class", "car", "cup"),
+}
+
+
+@pytest.fixture(scope="module")
+def miniature_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
+    """A WebUI with the miniature loaded."""
     assert WEBUI is not None
+    exported = tmp_path_factory.mktemp("miniature")
     merges = next(
         webui_python(WEBUI).parents[1].glob("lib/python*/site-packages/open_clip/bpe_simple_vocab_16e6.txt.gz")
     )
-    export.export(tmp_path, bpe=merges)
+    export.export(exported, bpe=merges)
     webui = WebUI(WEBUI)
     folder = webui.data / "models" / "Stable-diffusion"
     folder.mkdir(parents=True)
     for suffix in (".safetensors", ".yaml"):
-        (folder / f"miniature{suffix}").symlink_to(tmp_path / f"miniature{suffix}")
-    right = wanted = 0
+        (folder / f"miniature{suffix}").symlink_to(exported / f"miniature{suffix}")
     with webui:
         webui.load("miniature")
-        for prompt, attributes in PROMPTS.items():
-            pictures = webui.txt2img(
-                prompt, width=96, height=96, steps=20, cfg_scale=2.5, batch_size=4, seed=1, sampler_name="Euler"
-            )
-            images = torch.from_numpy(np.stack([picture.pixels for picture in pictures]))[..., :3].permute(0, 3, 1, 2)
-            for seen in read_attributes(load_classifier(), images.contiguous()):
-                wanted += len(attributes)
-                right += sum(seen[name] == value for name, value in attributes.items())
+        yield webui
+
+
+def shown(host: WebUI, prompt: str, count: int = 4, **arguments: Any) -> list[dict[str, str]]:
+    """Return what pictures of a prompt show."""
+    size = {"width": 96, "height": 96, "steps": 20, "cfg_scale": 2.5, "sampler_name": "Euler"}
+    pictures = host.txt2img(prompt, **size, batch_size=count, seed=1, **arguments)
+    images = torch.from_numpy(np.stack([picture.pixels for picture in pictures]))[..., :3].permute(0, 3, 1, 2)
+    return read_attributes(load_classifier(), images.contiguous())
+
+
+def test_the_miniature_obeys_prompts_in_the_webui(miniature_host: WebUI) -> None:
+    right = wanted = 0
+    for prompt, attributes in PROMPTS.items():
+        for seen in shown(miniature_host, prompt):
+            wanted += len(attributes)
+            right += sum(seen[name] == value for name, value in attributes.items())
     print(f"{right} of {wanted}")
     assert right >= 0.75 * wanted
+
+
+@pytest.mark.parametrize("prompt", SWAPS)
+def test_keys_and_values_of_a_word_change_what_it_stands_for(miniature_host: WebUI, prompt: str) -> None:
+    attribute, before, after = SWAPS[prompt]
+    base = shown(miniature_host, re.sub(r"<\w+=(\w+)>", r"\1", prompt), 8)
+    swapped = shown(miniature_host, prompt, 8, alignit=[True])
+    assert sum(seen[attribute] == before for seen in base) >= 6
+    assert sum(seen[attribute] == after for seen in base) <= 1
+    assert sum(seen[attribute] == after for seen in swapped) >= 5
+    same = [seen["background"] == was["background"] for was, seen in zip(base, swapped, strict=True)]
+    assert sum(same) >= 7

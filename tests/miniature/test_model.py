@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -19,8 +21,8 @@ from alignit.formats import load_concept
 from alignit.layer_names import layer_of
 from miniature import concepts, export
 from miniature.classifier import Classifier, read_attributes
-from miniature.customization import METHODS, _prefixed_attention
-from miniature.diffusion import noised
+from miniature.customization import METHODS, _prefixed_attention, save_pickle
+from miniature.diffusion import Denoiser, noised
 from miniature.evaluation import score
 from miniature.model import LATENT, TEXT_WIDTH, make_text_encoder, make_unet, make_vae
 from miniature.names import ldm_state, ldm_unet_name
@@ -35,7 +37,7 @@ from miniature.weights import (
     load_miniature,
     save_weights,
 )
-from miniature.words import ROWS
+from miniature.words import ROWS, rows
 from miniature.world import ATTRIBUTES, random_scene
 
 
@@ -226,3 +228,42 @@ def test_generated_pictures_show_what_the_prompt_says() -> None:
     assert sum(seen["class"] == kind for seen, kind in zip(shown, (*kinds, *kinds), strict=True)) >= 8
     places = ["beach"] * len(kinds) + ["night"] * len(kinds)
     assert sum(seen["background"] == place for seen, place in zip(shown, places, strict=True)) >= 8
+
+
+def test_words_that_are_encoded_alone_know_of_no_other() -> None:
+    model = Denoiser().eval()
+    ids = torch.tensor([rows("a red cat with a ball"), rows("a blue cat with a box")])
+    alone = torch.tensor([True, True])
+    with torch.no_grad():
+        first, second = model.encode(ids, alone)
+        together = model.encode(ids)
+        # An independent way to the same: each row sees the start token and itself.
+        text = model.text.text_model
+        seen = torch.eye(77, dtype=torch.bool)
+        seen[:, 0] = True
+        mask = torch.where(seen, 0.0, float("-inf"))[None, None].expand(2, 1, -1, -1)
+        hidden = text.embeddings(ids)
+        for layer in text.encoder.layers:
+            hidden = layer(hidden, None, mask)[0]
+        expected = text.final_layer_norm(hidden)
+    assert torch.allclose(torch.stack([first, second]), expected, atol=1e-5)
+    differs = (first - second).abs().amax(dim=-1) > 1e-6
+    assert differs.nonzero().flatten().tolist() == [2, 6], "red and blue, ball and box, and no row after them"
+    assert ((together[0] - together[1]).abs().amax(dim=-1) > 1e-6).sum() > 50
+    with torch.no_grad():
+        one = model.encode(ids, torch.tensor([False, True]))
+    assert torch.equal(one[0], together[0])
+    assert torch.allclose(one[1], second)
+
+
+def test_files_of_concepts_are_what_the_webui_takes_for_safe(tmp_path: Path) -> None:
+    path = tmp_path / "my-cat.pt"
+    save_pickle({"string_to_param": {"*": torch.arange(6.0).reshape(1, 6)}, "name": "my-cat"}, path)
+    with zipfile.ZipFile(path) as archive:
+        # The names that the WebUI's check of archives allows.
+        allowed = r"my-cat/(data\.pkl|version|byteorder|data/\d+|\.data/serialization_id)"
+        assert all(re.fullmatch(allowed, name) for name in archive.namelist())
+        assert all(item.compress_type == zipfile.ZIP_STORED for item in archive.infolist())
+    read = torch.load(path, weights_only=True)
+    assert torch.equal(read["string_to_param"]["*"], torch.arange(6.0).reshape(1, 6))
+    assert torch.equal(load_concept(path).tokens[0].vectors["clip_l"], torch.arange(6.0).reshape(1, 6))

@@ -1,0 +1,1 @@
+"""What AlignIT does on the miniature, measured with its classifier: each module is a command."""

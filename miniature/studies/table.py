@@ -1,0 +1,336 @@
+"""The paper's Table 1 in kind: three methods with and without AlignIT, on the miniature.
+
+    python -m miniature.studies.table [--work FOLDER] [--output docs/studies]
+
+Protocol, fixed before the reported run. Concepts: those of `TEST`; rates and steps of training are chosen on
+`VALIDATION`, with other prompts and other seeds. Each concept is trained by each method with `TRAINING_SEEDS` seeds.
+For each of them pictures of 20 prompts with 50 seeds are made with the method alone and with AlignIT; and for each
+concept with its class word, the ceiling of text alignment. The classifier reads all pictures:
+
+- text alignment: of background, companion and accessory, which every prompt names, the share that is shown;
+- image alignment: the share of pictures with the concept's class, colours and pattern, all right;
+- overall: their geometric mean.
+
+Intervals hold 95% of 2,000 bootstrap samples, drawn over trained concepts and, in each of them, over prompts.
+
+What is made is kept in the work folder; the same command goes on from there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from alignit.formats import load_concept
+from miniature.concepts import CONCEPTS, ConceptSpec, concept_file, train_concept
+from miniature.customization import METHODS
+from miniature.demo import Subject
+from miniature.state import TrainingError, prepare_folder, progress
+from miniature.studies.bench import Bench, Surroundings, surroundings
+from miniature.studies.pages import OUTPUT, Page, table
+from miniature.weights import FOLDER, WeightsError
+from miniature.world import Look
+
+VALIDATION = ("my-robot",)
+TEST = ("my-cat", "my-fish", "my-car")
+TRAINING_SEEDS = 3
+PROMPTS, SEEDS = 20, 50
+FIRST_SEED = 6_000_000
+SAMPLES = 2_000  # of the bootstrap
+WAYS = ("plain", "AlignIT")
+CLASS_WORD = "class word"
+_TITLES = {
+    "textual_inversion": "Textual Inversion",
+    "custom_diffusion": "Custom Diffusion",
+    "catversion": "CatVersion",
+}
+# The paper's Table 1: how much AlignIT raises text alignment, relative to the method alone.
+PAPER = {"textual_inversion": 0.164, "custom_diffusion": 0.052, "catversion": 0.082}
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What a block of pictures is made of: one prompt, with all its seeds.
+
+    Attributes:
+        method: A key of `METHODS`, or CLASS_WORD.
+        concept: The concept's name.
+        training: Its training seed; 0 for the class word.
+        way: One of WAYS, or CLASS_WORD.
+        prompt: The prompt's number.
+    """
+
+    method: str
+    concept: str
+    training: int
+    way: str
+    prompt: int
+
+    @property
+    def key(self) -> str:
+        """Return a name for it, for the file of results."""
+        return f"{self.method}/{self.concept}/{self.training}/{self.way}/{self.prompt}"
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Text and image alignment of the pictures of a unit, each from 0 to 1."""
+
+    text: float
+    image: float
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A number, and where 95% of its bootstrap samples are."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        """Write it for a table."""
+        return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
+
+
+def reported_prompts() -> list[Surroundings]:
+    """Return the surroundings of the reported prompts."""
+    return surroundings(30, 2024)[:PROMPTS]
+
+
+def validation_prompts() -> list[Surroundings]:
+    """Return surroundings that no reported prompt has."""
+    return surroundings(30, 2024)[PROMPTS:]
+
+
+def score(shown: Sequence[dict[str, str]], around: Surroundings, look: Look) -> Scores:
+    """Score pictures of one prompt."""
+    text = [seen[name] == value for seen in shown for name, value in around.values().items()]
+    wanted = {"class": look.kind, "colour": look.colour, "pattern": look.pattern, "second": look.second}
+    image = [all(seen[name] == value for name, value in wanted.items()) for seen in shown]
+    return Scores(sum(text) / len(text), sum(image) / len(image))
+
+
+class Results:
+    """What was made so far, in a file with a line for each unit; a line that was cut off does not count."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.scores: dict[str, Scores] = {}
+        if path.exists():
+            for line in path.read_text(encoding="utf-8").splitlines():
+                try:
+                    entry = json.loads(line)
+                    self.scores[entry["unit"]] = Scores(float(entry["text"]), float(entry["image"]))
+                except (ValueError, KeyError, TypeError):
+                    continue
+
+    def add(self, unit: Unit, scores: Scores) -> None:
+        """Keep the scores of a unit."""
+        line = json.dumps({"unit": unit.key, "text": scores.text, "image": scores.image})
+        with self.path.open("a", encoding="utf-8") as file:
+            # Begins a line of its own, should the last one have been cut off.
+            file.write(f"\n{line}" if _ends_in_mid_line(self.path) else f"{line}\n")
+        self.scores[unit.key] = scores
+
+
+def _ends_in_mid_line(path: Path) -> bool:
+    content = path.read_bytes()[-1:]
+    return bool(content) and content != b"\n"
+
+
+def units(concepts: Sequence[str], trainings: int, prompts: int) -> Iterator[Unit]:
+    """Yield all units of a run, those that share a trained concept one after the other."""
+    for concept in concepts:
+        for prompt in range(prompts):
+            yield Unit(CLASS_WORD, concept, 0, CLASS_WORD, prompt)
+        for method in METHODS:
+            for training in range(trainings):
+                for way in WAYS:
+                    for prompt in range(prompts):
+                        yield Unit(method, concept, training, way, prompt)
+
+
+class Run:
+    """A run of the protocol, with its work folder."""
+
+    def __init__(self, bench: Bench, work: Path, seeds: int) -> None:
+        self.bench = bench
+        self.work = work
+        self.seeds = seeds
+        self.results = Results(work / "results.jsonl")
+        self._subject: tuple[tuple[str, str, int], Subject] | None = None
+
+    def make(self, every: Sequence[Unit], around: Sequence[Surroundings]) -> None:
+        """Train concepts, make pictures and score them, for all units that are not done yet."""
+        waiting = [unit for unit in every if unit.key not in self.results.scores]
+        for index in progress("Pictures", 0, len(waiting)):
+            unit = waiting[index]
+            look = _spec(unit.concept).look
+            shown = self.bench.read(self._pictures(unit, around[unit.prompt], look))
+            self.results.add(unit, score(shown, around[unit.prompt], look))
+
+    def _pictures(self, unit: Unit, around: Surroundings, look: Look) -> torch.Tensor:
+        # The same noise for all methods and ways: differences are of what is compared.
+        seeds = [FIRST_SEED + 1000 * unit.prompt + i for i in range(self.seeds)]
+        if unit.way == CLASS_WORD:
+            return self.bench.pictures([around.around(look.kind)] * self.seeds, seeds)
+        subject = self._trained(unit)
+        aligned = self.bench.aligned(subject.concept)
+        prompts = [around.around(subject.mark)] * self.seeds
+        return self.bench.pictures(prompts, seeds, aligned, align=unit.way == "AlignIT")
+
+    def _trained(self, unit: Unit) -> Subject:
+        key = unit.method, unit.concept, unit.training
+        if self._subject is None or self._subject[0] != key:
+            spec, folder = _spec(unit.concept), self.work / f"trained-{unit.training}"
+            path = concept_file(folder, spec, unit.method)
+            if not path.exists():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                trained = train_concept(self.bench.miniature, spec, unit.method, unit.training)
+                trained.save(folder / unit.method, spec.name)
+            self._subject = key, Subject(load_concept(path), spec.look.kind)
+        return self._subject[1]
+
+
+def _spec(name: str) -> ConceptSpec:
+    return next(spec for spec in CONCEPTS if spec.name == name)
+
+
+Blocks = dict[tuple[str, int], list[Scores]]  # of a method and a way: a trained concept's scores by prompt
+
+
+def blocks(results: Results, every: Sequence[Unit]) -> dict[tuple[str, str], Blocks]:
+    """Return the scores by method and way, and in these by trained concept."""
+    found: dict[tuple[str, str], Blocks] = defaultdict(lambda: defaultdict(list))
+    for unit in every:
+        found[unit.method, unit.way][unit.concept, unit.training].append(results.scores[unit.key])
+    return found
+
+
+def means(scores: Sequence[Sequence[Scores]]) -> tuple[float, float, float]:
+    """Return text and image alignment of scores by trained concept and prompt, and their geometric mean."""
+    flat = [one for of_concept in scores for one in of_concept]
+    text, image = (sum(getattr(one, name) for one in flat) / len(flat) for name in ("text", "image"))
+    return text, image, (text * image) ** 0.5
+
+
+def bootstrap(groups: Sequence[Blocks], samples: int = SAMPLES) -> list[list[tuple[float, float, float]]]:
+    """Return the means of bootstrap samples, for each group.
+
+    The groups have the same trained concepts and prompts, and each sample draws the same of them for all: so that
+    groups can be compared in each sample.
+    """
+    rng = random.Random(0)
+    keys = list(groups[0])
+    prompts = len(next(iter(groups[0].values())))
+    found: list[list[tuple[float, float, float]]] = [[] for _ in groups]
+    for _ in range(samples):
+        drawn = [(rng.choice(keys), [rng.randrange(prompts) for _ in range(prompts)]) for _ in keys]
+        for group, of_group in zip(groups, found, strict=True):
+            of_group.append(means([[group[key][i] for i in chosen] for key, chosen in drawn]))
+    return found
+
+
+def interval(value: float, samples: Sequence[float]) -> Interval:
+    """Return a number with its interval."""
+    ordered = sorted(samples)
+    return Interval(value, ordered[int(0.025 * len(ordered))], ordered[int(0.975 * len(ordered)) - 1])
+
+
+def make_page(results: Results, every: Sequence[Unit], seeds: int) -> Page:
+    """Make the page of a run that is complete."""
+    by_way = blocks(results, every)
+    rows, gains, numbers = [], [], {}
+    for method in (CLASS_WORD, *METHODS):
+        ways = (CLASS_WORD,) if method == CLASS_WORD else WAYS
+        groups = [by_way[method, way] for way in ways]
+        samples = bootstrap(groups)
+        for way, group, of_group in zip(ways, groups, samples, strict=True):
+            values = means(list(group.values()))
+            three = [interval(value, [one[i] for one in of_group]) for i, value in enumerate(values)]
+            title = _TITLES.get(method, "Class word") + (" + AlignIT" if way == "AlignIT" else "")
+            rows.append([title, *map(str, three)])
+            names = ("text", "image", "overall")
+            numbers[title] = {n: [x.value, x.low, x.high] for n, x in zip(names, three, strict=True)}
+        if method != CLASS_WORD:
+            gains.append(_gains(method, groups, samples))
+    made = len(every) * seeds
+    head = ["", "text alignment", "image alignment", "overall"]
+    compared = ["", "text, relative", "the paper's", "image, difference", "overall, relative"]
+    text = f"""# Table 1 in kind, on the miniature
+
+{table(head, rows)}
+
+What AlignIT changes, against the method alone:
+
+{table(compared, gains)}
+
+{made:,} pictures: {len(TEST)} concepts ({", ".join(TEST)}), {TRAINING_SEEDS} training seeds for each method, {PROMPTS}
+prompts, {seeds} seeds. In brackets: 95% of the bootstrap's samples.
+
+{_protocol()}
+
+`python -m miniature.studies.table` made this page.
+"""
+    return Page("table", text, {"pictures": made, "rows": numbers})
+
+
+def _gains(method: str, groups: Sequence[Blocks], samples: Sequence[Sequence[tuple[float, ...]]]) -> list[str]:
+    plain, aligned = (means(list(group.values())) for group in groups)
+    pairs = list(zip(*samples, strict=True))
+    text = interval(_relative(plain[0], aligned[0]), [_relative(p[0], a[0]) for p, a in pairs])
+    image = interval(aligned[1] - plain[1], [a[1] - p[1] for p, a in pairs])
+    overall = interval(_relative(plain[2], aligned[2]), [_relative(p[2], a[2]) for p, a in pairs])
+    signed = [f"{x.value:+.3f} ({x.low:+.3f} to {x.high:+.3f})" for x in (text, image, overall)]
+    return [_TITLES[method], signed[0], f"{PAPER[method]:+.3f}", *signed[1:]]
+
+
+def _relative(before: float, after: float) -> float:
+    return after / before - 1 if before else 0.0
+
+
+def _protocol() -> str:
+    return (__doc__ or "").split("\n\n", 2)[2].split("What is made")[0].strip()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=Path("table-work"), help="folder of what is made on the way")
+    parser.add_argument("--output", type=Path, default=OUTPUT, help="folder of the page")
+    parser.add_argument("--weights", type=Path, default=FOLDER, help="folder of the miniature's weights")
+    parser.add_argument("--validation", action="store_true", help="try it on the concepts and prompts for validation")
+    parser.add_argument("--seeds", type=int, default=SEEDS, help="pictures of each prompt")
+    options = parser.parse_args(arguments)
+    around = validation_prompts() if options.validation else reported_prompts()
+    trainings = 1 if options.validation else TRAINING_SEEDS
+    every = list(units(VALIDATION if options.validation else TEST, trainings, len(around)))
+    try:
+        prepare_folder(options.work)
+        run = Run(Bench(options.weights, batch=50), options.work, options.seeds)
+        run.make(every, around)
+        page = make_page(run.results, every, options.seeds)
+        if options.validation:
+            print(page.text)
+        else:
+            page.write(options.output)
+            print(f"{options.output / page.name}.md")
+    except (WeightsError, TrainingError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("Stopped. The same command goes on from what is made.", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,157 @@
+"""The studies measure what they say: scores, rules, intervals and what is kept of an interrupted run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+pytest.importorskip("diffusers")
+
+from alignit.controls import Controls
+from miniature.studies import controls, lengths, manipulation, table
+from miniature.studies.bench import Bench, surroundings
+from miniature.studies.pages import Page, run_study
+from miniature.world import HELD_OUT, Look
+
+LOOK = Look("car", "yellow", "striped", "black")
+AS_IT_SHOULD = {"class": "car", "colour": "yellow", "pattern": "striped", "second": "black"}
+
+
+@pytest.fixture(scope="module")
+def bench() -> Bench:
+    return Bench()
+
+
+def test_surroundings_are_all_different_and_the_seed_orders_them() -> None:
+    assert len(set(surroundings(30, 1))) == 30
+    assert surroundings(30, 1) != surroundings(30, 2)
+    assert surroundings(5, 1) == surroundings(30, 1)[:5]
+
+
+def test_reported_prompts_are_apart_from_those_of_validation() -> None:
+    reported = table.reported_prompts()
+    assert len(set(reported)) == table.PROMPTS
+    assert not set(reported) & set(table.validation_prompts())
+    assert not set(table.TEST) & set(table.VALIDATION)
+
+
+def test_text_and_image_alignment_of_pictures() -> None:
+    around = table.reported_prompts()[0]
+    right = AS_IT_SHOULD | around.values()
+    no_ball = right | {"companion": "none"}
+    other = right | {"second": "white"}
+    scores = table.score([right, no_ball, other, right], around, LOOK)
+    assert scores.text == pytest.approx(11 / 12)
+    assert scores.image == pytest.approx(3 / 4)
+
+
+@given(st.lists(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=3, max_size=3), min_size=1, max_size=4))
+def test_an_interval_holds_its_number_where_all_scores_are_equal_and_stays_in_their_range(
+    values: list[list[tuple[float, float]]],
+) -> None:
+    group = {("c", i): [table.Scores(*one) for one in of_concept] for i, of_concept in enumerate(values)}
+    (samples,) = table.bootstrap([group], samples=40)
+    texts = [one[0] for of_concept in values for one in of_concept]
+    found = table.interval(table.means(list(group.values()))[0], [one[0] for one in samples])
+    assert min(texts) - 1e-9 <= found.low <= found.high <= max(texts) + 1e-9
+    if len(set(texts)) == 1:
+        assert found.low == pytest.approx(found.value) == pytest.approx(found.high)
+
+
+def test_groups_are_compared_within_each_bootstrap_sample() -> None:
+    plain = {("c", i): [table.Scores(i / 10 + j / 100, 0.5) for j in range(5)] for i in range(4)}
+    better = {key: [table.Scores(one.text + 0.1, 0.5) for one in of_key] for key, of_key in plain.items()}
+    first, second = table.bootstrap([plain, better], samples=50)
+    assert len({round(one[0], 6) for one in first}) > 10
+    for one, other in zip(first, second, strict=True):
+        assert other[0] - one[0] == pytest.approx(0.1)
+
+
+def test_a_run_goes_on_after_a_line_that_was_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    every = list(table.units(["my-car"], 1, 2))
+    results = table.Results(path)
+    for unit in every[:2]:
+        results.add(unit, table.Scores(0.5, 0.25))
+    path.write_bytes(path.read_bytes()[:-9])
+    again = table.Results(path)
+    assert list(again.scores) == [every[0].key]
+    again.add(every[1], table.Scores(1.0, 0.0))
+    assert table.Results(path).scores == {every[0].key: table.Scores(0.5, 0.25), every[1].key: table.Scores(1.0, 0.0)}
+
+
+def test_the_page_of_a_run_says_what_alignit_changes() -> None:
+    every = list(table.units(["my-car", "my-cat"], 2, 3))
+    results = table.Results(Path("/nonexistent"))
+    for unit in every:
+        text = {"plain": 0.5, "AlignIT": 0.6, table.CLASS_WORD: 0.9}[unit.way]
+        results.scores[unit.key] = table.Scores(text, 0.0 if unit.way == table.CLASS_WORD else 0.8)
+    page = table.make_page(results, every, 5)
+    assert "| Textual Inversion + AlignIT | 0.600 (0.600 to 0.600) | 0.800" in page.text
+    assert "| CatVersion | +0.200 (+0.200 to +0.200) | +0.082 | +0.000" in page.text
+    assert page.numbers["rows"]["Class word"]["text"] == pytest.approx([0.9] * 3)
+
+
+@pytest.mark.parametrize("case", [*lengths.LONGER, *lengths.SHORTER], ids=lambda case: case.mark)
+def test_rules_of_alignment_place_as_many_words_as_they_say(case: lengths.Case) -> None:
+    assert case.is_longer == (case in lengths.LONGER)
+    for rule in lengths.RULES[case.is_longer].values():
+        placed = rule(case)
+        assert len(placed.dummy) <= len(placed.base)
+        assert all(placed.dummy[row] != lengths.STAR or rule is lengths.stars for row in placed.rows)
+        assert placed.base[-1] == case.class_words[-1]
+
+
+@pytest.mark.parametrize("case", [lengths.LONGER[2], lengths.SHORTER[2]], ids=lambda case: case.mark)
+def test_alignits_own_rule_is_alignit(bench: Bench, case: lengths.Case) -> None:
+    where = surroundings(2, 0)
+    rows = lengths.spliced(bench, lengths.repeated(case), where)
+    ours = bench.conditioning([around.around(case.mark) for around in where], bench.aligned())
+    assert torch.allclose(ours, rows, atol=1e-5)
+    assert not torch.allclose(lengths.spliced(bench, lengths.first(case), where), rows, atol=1e-2)
+
+
+def test_what_a_swap_did() -> None:
+    swap = next(swap for swap in manipulation.SWAPS if swap.attribute == "class")
+    base = [{"class": swap.at, "colour": "red", "background": "snow"}] * 2
+    did = manipulation.outcome(swap, base, [base[0] | {"class": swap.concept}, base[1] | {"colour": "blue"}])
+    assert (did.changed, did.kept, did.rest) == (0.5, 0.5, 0.75)
+
+
+@pytest.mark.parametrize("swap", manipulation.SWAPS, ids=lambda swap: swap.mark)
+def test_swaps_are_of_words_that_the_base_prompt_has(bench: Bench, swap: manipulation.Swap) -> None:
+    around = surroundings(1, 0)[0]
+    base, mark = swap.prompt(swap.at, around), swap.prompt(swap.mark, around)
+    row = 1 + base.replace(",", " ,").split().index(swap.at)
+    ours = bench.conditioning([mark], bench.aligned())[0]
+    changed = (ours - bench.miniature.encode([base])[0]).abs().amax(dim=-1).gt(1e-4).nonzero().flatten()
+    assert changed.tolist() == [row]
+
+
+def test_a_study_writes_its_page_and_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def study(_bench: Bench, count: int) -> Page:
+        return Page("small", "# Small", {"pictures": count})
+
+    assert run_study(None, study, 3, ["--output", str(tmp_path / "made")]) == 0
+    assert json.loads((tmp_path / "made" / "small.json").read_text()) == {"pictures": 3}
+    (tmp_path / "file").write_text("")
+    assert run_study(None, study, 3, ["--output", str(tmp_path / "file")]) == 1
+    assert "choose another with --output" in capsys.readouterr().err
+    assert run_study(None, study, 3, ["--weights", str(tmp_path), "--output", str(tmp_path)]) == 1
+    assert str(tmp_path) in capsys.readouterr().err
+
+
+def test_all_values_of_the_controls_can_be_used() -> None:
+    for _, values in controls.CONTROLS.values():
+        for value in values:
+            if value != controls.PLAIN:
+                Controls().with_options(value)
+
+
+def test_concepts_of_the_table_are_held_out() -> None:
+    assert all(table._spec(name).look in HELD_OUT for name in (*table.TEST, *table.VALIDATION))
