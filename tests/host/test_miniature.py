@@ -12,10 +12,10 @@ import torch
 
 pytest.importorskip("diffusers", reason="pip install -e '.[miniature]'")
 
-from miniature import export
 from miniature.classifier import read_attributes
 from miniature.weights import FOLDER, MODEL_FILE, load_classifier
-from tests.host.webui import WebUI, find_webui, webui_python
+from tests.host.miniature import SIZE, add_miniature
+from tests.host.webui import WebUI, find_webui
 
 WEBUI = find_webui()
 pytestmark = [
@@ -42,16 +42,8 @@ SWAPS = {
 def miniature_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
     """A WebUI with the miniature loaded."""
     assert WEBUI is not None
-    exported = tmp_path_factory.mktemp("miniature")
-    merges = next(
-        webui_python(WEBUI).parents[1].glob("lib/python*/site-packages/open_clip/bpe_simple_vocab_16e6.txt.gz")
-    )
-    export.export(exported, bpe=merges)
     webui = WebUI(WEBUI)
-    folder = webui.data / "models" / "Stable-diffusion"
-    folder.mkdir(parents=True)
-    for suffix in (".safetensors", ".yaml"):
-        (folder / f"miniature{suffix}").symlink_to(exported / f"miniature{suffix}")
+    add_miniature(webui, tmp_path_factory.mktemp("miniature"))
     with webui:
         webui.load("miniature")
         yield webui
@@ -59,8 +51,7 @@ def miniature_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
 
 def shown(host: WebUI, prompt: str, count: int = 4, **arguments: Any) -> list[dict[str, str]]:
     """Return what pictures of a prompt show."""
-    size = {"width": 96, "height": 96, "steps": 20, "cfg_scale": 2.5, "sampler_name": "Euler"}
-    pictures = host.txt2img(prompt, **size, batch_size=count, seed=1, **arguments)
+    pictures = host.txt2img(prompt, **SIZE, batch_size=count, seed=1, **arguments)
     images = torch.from_numpy(np.stack([picture.pixels for picture in pictures]))[..., :3].permute(0, 3, 1, 2)
     return read_attributes(load_classifier(), images.contiguous())
 
@@ -85,3 +76,21 @@ def test_keys_and_values_of_a_word_change_what_it_stands_for(miniature_host: Web
     assert sum(seen[attribute] == after for seen in swapped) >= 5
     same = [seen["background"] == was["background"] for was, seen in zip(base, swapped, strict=True)]
     assert sum(same) >= 7
+
+
+@pytest.mark.parametrize(
+    ("prompt", "arguments"),
+    [
+        ("a photo of a <my-car=car> in the snow", []),
+        ("a photo of a <new1> car in the snow <delta:my-car:1>", ["<new1>=car"]),
+        ("a photo of a <my_car=car> in the snow <catversion:my_car>", []),
+    ],
+    ids=["textual inversion", "Custom Diffusion", "CatVersion"],
+)
+def test_trained_concepts_of_each_method_are_used_in_the_webui(
+    miniature_host: WebUI, prompt: str, arguments: list[str]
+) -> None:
+    made = miniature_host.txt2img(prompt, **SIZE, seed=1, alignit=[True, *arguments])
+    assert "AlignIT note" not in made.info["extra_generation_params"]
+    assert "car" in made.info["extra_generation_params"]["AlignIT class words"]
+    assert made != miniature_host.txt2img("a photo of a car in the snow", **SIZE, seed=1)
