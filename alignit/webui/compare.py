@@ -78,12 +78,16 @@ class _Made:
     Attributes:
         position: How many it made before.
         complete: Whether it was not interrupted or skipped.
+        prompt: Its prompt.
+        seed: Its seed.
+        label: What stands beside its row of the grid.
     """
 
     position: int
     complete: bool
-    seed: int
     prompt: str
+    seed: int
+    label: str
 
 
 class Comparison:
@@ -242,7 +246,10 @@ class Comparison:
         """Note that a picture is made, before the host adds it to its list."""
         p = self._p
         index, stopped = p.batch_index, shared.state.interrupted or shared.state.skipped
-        self._made[p.iteration, index] = _Made(len(self._made), not stopped, p.seeds[index], p.prompts[index])
+        seed = p.seeds[index]
+        # With variations, the host gives all pictures one seed.
+        label = f"Variation seed: {p.subseeds[index]}" if p.subseed_strength else f"Seed: {seed}"
+        self._made[p.iteration, index] = _Made(len(self._made), not stopped, p.prompts[index], seed, label)
         tidy_hashes(p)
 
     def name_file(self, filename: str) -> str:
@@ -277,8 +284,8 @@ class Comparison:
         rows = self._rows()
         wanted = self._batches * p.batch_size
         if len(rows) < wanted:
-            kept = f"The grid shows the {len(rows)} of {wanted} that are" if rows else "There is no grid, as none is"
-            self._say(processed, f"The comparison was stopped. {kept} complete, with all three pictures.")
+            shown = f"The grid shows {len(rows)} of {wanted} seeds: the others do not have"
+            self._say(processed, f"{shown if rows else 'There is no grid: no seed has'} all three pictures, complete.")
         saves = opts.grid_save and self._save_grid
         if not rows or not (opts.return_grid or saves):
             return
@@ -288,7 +295,7 @@ class Comparison:
         pictures = [[processed.images[first + made.position * stride] for made in row] for row in rows]
         aligned = rows[0][_ALIGNED]
         text = processed.infotexts[first + aligned.position]
-        grid = _grid(pictures, words, [row[0].seed for row in rows])
+        grid = _grid(pictures, words, [row[0].label for row in rows])
         if opts.enable_pnginfo:
             grid.info["parameters"] = text
         if opts.return_grid:
@@ -343,11 +350,11 @@ def _stopped() -> bool:
     return bool(state.interrupted or state.skipped or state.stopping_generation)
 
 
-def _grid(rows: list[list[Image.Image]], words: Mapping[str, str], seeds: list[int]) -> Image.Image:
+def _grid(rows: list[list[Image.Image]], words: Mapping[str, str], labels: list[str]) -> Image.Image:
     pictures = [picture for row in rows for picture in row]
     grid = images.image_grid(pictures, rows=len(rows))
     width, height = (max(sizes) for sizes in zip(*(picture.size for picture in pictures), strict=True))
     columns = [[images.GridAnnotation(way.label), images.GridAnnotation(way.words(words))] for way in _WAYS]
-    seed_labels = [[images.GridAnnotation(f"Seed: {seed}" if len(rows) > 1 else "")] for seed in seeds]
-    labelled: Image.Image = images.draw_grid_annotations(grid, width, height, columns, seed_labels)
+    beside = [[images.GridAnnotation(label if len(rows) > 1 else "")] for label in labels]
+    labelled: Image.Image = images.draw_grid_annotations(grid, width, height, columns, beside)
     return labelled

@@ -314,7 +314,7 @@ def test_stopped_in_the_second_row(host: WebUI, press: str) -> None:
     assert single[:4] == whole.all[1:5]
     assert (single[4] == whole.all[5]) == (press == "stop_at")
     wanted = 2 if press == "skip_at" else 1
-    note = f"The comparison was stopped. The grid shows the {wanted} of 3 that are complete"
+    note = f"The grid shows {wanted} of 3 seeds: the others do not have all three pictures, complete."
     assert note in info["extra_generation_params"]["AlignIT note"]
     rows = [single[:3], single[6:9]][:wanted]
     cells = grid.pixels[-64 * wanted :, -64 * 3 :]
@@ -331,28 +331,34 @@ def test_interrupted_before_the_first_row_is_done(host: WebUI, batch: int) -> No
     assert len(single) == batch + 1
     assert single[:batch] == whole.all[1 : batch + 1]
     assert info["index_of_first_image"] == 0
-    assert "There is no grid, as none is complete" in info["extra_generation_params"]["AlignIT note"]
+    assert (
+        "There is no grid: no seed has all three pictures, complete." in info["extra_generation_params"]["AlignIT note"]
+    )
 
 
-def test_progress_counts_all_pictures(host: WebUI) -> None:
+@contextmanager
+def job_counts(host: WebUI) -> Iterator[set[int]]:
+    """How many jobs the host says that it has, at any time in the block; 0 and -1 while it is idle and sets up."""
     seen: set[int] = set()
-    made = threading.Event()
+    done = threading.Event()
 
     def watch() -> None:
-        while not made.is_set():
-            state = host.get("/sdapi/v1/progress", skip_current_image=True)["state"]
-            seen.add(int(state["job_count"]))
+        while not done.is_set():
+            seen.add(int(host.get("/sdapi/v1/progress", skip_current_image=True)["state"]["job_count"]))
             time.sleep(0.02)
 
-    for payload, wanted in (({"n_iter": 2}, 6), ({"n_iter": 2, **HIRES}, 12)):
-        seen.clear()
-        made.clear()
-        thread = threading.Thread(target=watch)
-        thread.start()
+    thread = threading.Thread(target=watch)
+    thread.start()
+    yield seen
+    done.set()
+    thread.join()
+
+
+@pytest.mark.parametrize(("payload", "wanted"), [({"n_iter": 2}, 6), ({"n_iter": 2, **HIRES}, 12)])
+def test_progress_counts_all_pictures(host: WebUI, payload: dict[str, Any], wanted: int) -> None:
+    with job_counts(host) as seen:
         compare(host, steps=20, **payload)
-        made.set()
-        thread.join()
-        assert max(seen) == wanted
+    assert seen - {-1, 0, wanted // 2 if "enable_hr" in payload else 0} == {wanted}
 
 
 @pytest.mark.host_errors
@@ -543,23 +549,16 @@ def test_interrupt_in_the_page(page_host: WebUI, tab: Tab) -> None:
     tab.page.locator("#txt2img_generate").click()
     tab.page.locator("#txt2img_interrupt").click()
     tab.pictures.first.wait_for()
-    expect(tab.comments).to_contain_text("AlignIT: The comparison was stopped. There is no grid, as none is complete")
+    expect(tab.comments).to_contain_text("AlignIT: There is no grid: no seed has all three pictures, complete.")
     expect(tab.page.locator("#txt2img_interrupt")).to_be_hidden()
     assert comparable(page_host.state()) == before
     # What is made of one of the pictures is not made three times.
     tab.set(steps=4)
-    with page_host_hires(tab):
-        tab.page.locator("#txt2img_upscale").click()
-        expect(tab.comments).to_contain_text("it is a picture of the gallery that is made larger")
-    assert comparable(page_host.state()) == before
-
-
-@contextmanager
-def page_host_hires(tab: Tab) -> Iterator[None]:
-    """Hires fix's controls at what is quick."""
     tab.page.locator("#txt2img_hr > .label-wrap").click()
     tab.page.locator("#txt2img_hr_scale input[type=number]").fill("1")
-    yield
+    tab.page.locator("#txt2img_upscale").click()
+    expect(tab.comments).to_contain_text("it is a picture of the gallery that is made larger")
+    assert comparable(page_host.state()) == before
 
 
 def test_the_batch_tab_of_img2img(page_host: WebUI, tab: Tab, tmp_path: Path) -> None:
@@ -574,11 +573,13 @@ def test_the_batch_tab_of_img2img(page_host: WebUI, tab: Tab, tmp_path: Path) ->
     tab.page.locator("#img2img_batch_source button", has_text="from directory").click()
     tab.page.locator("#img2img_batch_input_dir textarea").fill(str(inputs))
     tab.page.locator("#img2img_batch_output_dir textarea").fill(str(outputs))
-    img2img.set(width=64, height=64, steps=4, seed=1)
+    img2img.set(width=64, height=64, steps=20, seed=1)
     img2img.prompt.fill("a <my-cat=cat> in snow")
     img2img.open_panel()
     img2img.part("compare").get_by_label("Compare").check()
-    img2img.generate(page_host.url)
+    with job_counts(page_host) as seen:
+        img2img.generate(page_host.url)
+    assert max(seen) == 6
     expect(tab.page.locator("#img2img_gallery .thumbnails .thumbnail-item")).to_have_count(8)
     assert sorted(path.stem for path in outputs.glob("*")) == sorted(
         f"{name}-{way}" for name in ("first", "second") for way in ("class-word", "concept", "alignit")

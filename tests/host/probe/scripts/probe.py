@@ -20,9 +20,9 @@ It shares no code with AlignIT. The script takes one JSON object; every key is o
     raise_in    "process_batch", "sample", "unet" or "encoder": raise there, once
     raise_at    at which call of the UNet or the text encoder (default 2 and 1)
     is_sd3      true: the loaded model calls itself one of Stable Diffusion 3
-    interrupt_at, skip_at, stop_at   press Interrupt, Skip or, for stopping after the batch, Interrupt once
-                at this step of the denoiser
-    in_batch    in this batch; default: in each
+    interrupt_at, skip_at   press Interrupt or Skip at this step of the denoiser
+    stop_at     press Interrupt there where the settings let the batch end first
+    in_batch    at that step of this batch alone, counted from 0
     attention   rows of the conditioning: add up how much the cross-attention looks at them, as the host itself computes
                 it without an optimisation; read it at /probe/attention
 """
