@@ -182,7 +182,7 @@ class AlignIT:
                 check_projections(self.pipe.unet)
                 levels = len(self.pipe.unet.config.block_out_channels)
                 hooks = ChangedAtConcepts(injector.injected, changes, controls, levels)
-            elif changes:
+            elif changes and not align:
                 # Else the weights would be moved in each layer at each step.
                 place = self.pipe._execution_device, self.pipe.unet.dtype
                 hooks = ChangedEverywhere([change.to(*place) for change in dict.fromkeys(changes.values())])
