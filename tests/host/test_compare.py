@@ -22,7 +22,7 @@ from playwright.sync_api import BrowserContext, expect
 
 from tests.formats.writers import save_adapter
 from tests.host import test_deltas
-from tests.host.browser import NO_BROWSER, Tab, chromium, find_browser, watch_errors
+from tests.host.browser import Tab, opened
 from tests.host.test_clean import comparable
 from tests.host.test_exact import HIRES, UGLY, WORDS
 from tests.host.webui import OPTIMIZATIONS, Picture, Pictures, WebUI
@@ -489,25 +489,12 @@ def test_a_network_that_cannot_be_used_is_told_once(host: WebUI) -> None:
 # As a person uses it
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[BrowserContext]:
-    path = find_browser()
-    if path is None:
-        pytest.skip(NO_BROWSER)
-    with chromium(path) as browser:
-        yield browser.new_context(viewport={"width": 1280, "height": 1400})
-
-
 @pytest.fixture
 def tab(browser: BrowserContext, page_host: WebUI) -> Iterator[Tab]:
-    page = browser.new_page()
-    errors = watch_errors(page)
-    tab = Tab(page)
-    tab.open(page_host.url)
-    tab.set(width=128, height=128, steps=4, seed=1)
-    yield tab
-    page.close()
-    assert not errors
+    with opened(browser, page_host.url) as tab:
+        tab.page.set_viewport_size({"width": 1280, "height": 1400})
+        tab.set(width=128, height=128)
+        yield tab
 
 
 def test_in_the_page(page_host: WebUI, tab: Tab, tmp_path: Path) -> None:

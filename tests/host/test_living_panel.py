@@ -16,7 +16,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import BrowserContext, Page, expect
 
 from tests.formats.writers import save_adapter
-from tests.host.browser import NO_BROWSER, Tab, chromium, find_browser, watch_errors
+from tests.host.browser import Tab, opened
 from tests.host.webui import WebUI
 
 PROMPT = "a photo of my-cat on the moon"
@@ -26,29 +26,14 @@ NO_WORD = "no class word: used as a plain embedding"
 PAUSE = 600  # milliseconds that the panel waits for the end of typing
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[BrowserContext]:
-    path = find_browser()
-    if path is None:
-        pytest.skip(NO_BROWSER)
-    with chromium(path) as browser:
-        yield browser.new_context(viewport={"width": 1280, "height": 1000})
-
-
 @pytest.fixture
 def tab(browser: BrowserContext, page_host: WebUI) -> Iterator[Tab]:
     """txt2img, freshly loaded, with the panel on."""
-    page = browser.new_page()
-    errors = watch_errors(page)
-    tab = Tab(page)
-    tab.open(page_host.url)
-    tab.set(width=64, height=64, steps=4, seed=1)
-    tab.open_panel()
-    yield tab
-    page.close()
+    with opened(browser, page_host.url) as tab:
+        tab.open_panel()
+        yield tab
     for sidecar in page_host.embeddings.glob("*.json"):
         sidecar.unlink()
-    assert not errors
 
 
 def focused(page: Page) -> str:
