@@ -168,8 +168,8 @@ class CustomDiffusion(TextualInversion):
 class CatVersion(Customized):
     """A key and a value before those of the text encoder's last three layers; the class word is the concept."""
 
-    steps = 300
-    rate = 2e-2
+    steps = 500
+    rate = 5e-2
 
     def __init__(self, miniature: Miniature, class_word: str) -> None:
         super().__init__(miniature, class_word)

@@ -24,9 +24,12 @@ from tests.host.miniature import SIZE, add_miniature
 from tests.host.webui import WebUI, find_webui, webui_directory
 
 PICTURES = Path(__file__).parents[1] / "docs" / "pictures"
-EFFECT = "a photo of a <my-car=car> wearing a hat with a ball in the snow"
-EFFECTS = ((EFFECT, 1), ("a photo of a <my-robot=robot> wearing a crown with a tree at night", 2))
-THREE = "a photo of my-car and a <new1> robot and a cat in the garden <delta:my-robot:1> <catversion:my_cat>"
+EFFECTS = (
+    ("a photo of <new1> car wearing a hat with a ball in the snow <delta:my-car:1>", 1),
+    ("a photo of <new1> fish wearing a crown with a tree at night <delta:my-fish:1>", 2),
+    ("a photo of <new1> cat with a box in the garden <delta:my-cat:1>", 3),
+)
+THREE = "a photo of my-fish and a <new1> robot and a cat in the garden <delta:my-robot:1> <catversion:my_cat>"
 MAPPED = "a photo of a red car wearing a hat with a ball in the snow"
 DESCRIPTIONS = {
     "my-cat": "Purple with yellow checks.",
@@ -82,7 +85,7 @@ def take_effect(webui: WebUI, _browser: Browser) -> None:
     for prompt, seed in EFFECTS:
         pictures = webui.txt2img(prompt, **SIZE, seed=seed, alignit=[{"enabled": True, "compare": True}])
         rows.append([enlarged(picture.image, 2) for picture in pictures[1:4]])
-    labels = [re.sub(r"<([\w-]+)=\w+>", r"\1", prompt) for prompt, _ in EFFECTS]
+    labels = [re.sub(r"<new1> \w+", "my-concept", re.sub(" <delta.*", "", prompt)) for prompt, _ in EFFECTS]
     save_image("effect", draw_grid(("class word alone", "concept alone", "AlignIT"), labels, rows))
 
 
@@ -92,13 +95,13 @@ def take_txt2img(webui: WebUI, browser: Browser) -> None:
     page = tab.page
     tab.prompt.fill(THREE)
     tab.open_panel()
-    tab.class_words.fill("my-car=car")
+    tab.class_words.fill("my-fish=fish")
     expect(tab.found.get_by_role("listitem")).to_have_count(3)
-    tab.expect_concept("my-car", "textual inversion, 1 vector", "car", "from the panel")
+    tab.expect_concept("my-fish", "textual inversion, 1 vector", "fish", "from the panel")
     tab.generate(webui.url)
     page.mouse.move(0, 0)
     save("txt2img", page.screenshot(full_page=True, animations="disabled"))
-    tab.concept("my-car").get_by_role("button", name="my-car", exact=True).hover()
+    tab.concept("my-fish").get_by_role("button", name="my-fish", exact=True).hover()
     page.wait_for_timeout(500)
     save("panel", tab.panel.screenshot(animations="disabled"))
 
@@ -107,7 +110,7 @@ def take_compare(webui: WebUI, browser: Browser) -> None:
     """Compare in the page, two pictures of it, and write the gallery with the grid."""
     tab = open_page(webui, browser, 900)
     tab.set(batch_size=2)
-    tab.prompt.fill(EFFECT)
+    tab.prompt.fill(EFFECTS[0][0])
     tab.open_panel()
     tab.panel.get_by_label("Compare").check()
     tab.generate(webui.url)

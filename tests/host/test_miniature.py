@@ -78,19 +78,28 @@ def test_keys_and_values_of_a_word_change_what_it_stands_for(miniature_host: Web
     assert sum(same) >= 7
 
 
-@pytest.mark.parametrize(
-    ("prompt", "arguments"),
-    [
-        ("a photo of a <my-car=car> in the snow", []),
-        ("a photo of a <new1> car in the snow <delta:my-car:1>", ["<new1>=car"]),
-        ("a photo of a <my_car=car> in the snow <catversion:my_car>", []),
-    ],
-    ids=["textual inversion", "Custom Diffusion", "CatVersion"],
-)
-def test_trained_concepts_of_each_method_are_used_in_the_webui(
-    miniature_host: WebUI, prompt: str, arguments: list[str]
-) -> None:
-    made = miniature_host.txt2img(prompt, **SIZE, seed=1, alignit=[True, *arguments])
+CONCEPTS = {
+    "textual inversion": ("a photo of a <my-fish=fish> in the snow", "fish"),
+    "Custom Diffusion": ("a photo of a <new1> robot in the snow <delta:my-robot:1>", "robot"),
+    "CatVersion": ("a photo of a <my_robot=robot> in the snow <catversion:my_robot>", "robot"),
+}
+
+
+@pytest.mark.parametrize("method", CONCEPTS)
+def test_trained_concepts_of_each_method_are_used_in_the_webui(miniature_host: WebUI, method: str) -> None:
+    prompt, class_word = CONCEPTS[method]
+    made = miniature_host.txt2img(prompt, **SIZE, seed=1, alignit=[True])
     assert "AlignIT note" not in made.info["extra_generation_params"]
-    assert "car" in made.info["extra_generation_params"]["AlignIT class words"]
-    assert made != miniature_host.txt2img("a photo of a car in the snow", **SIZE, seed=1)
+    assert f"={class_word}" in made.info["extra_generation_params"]["AlignIT class words"]
+    assert made != miniature_host.txt2img(f"a photo of a {class_word} in the snow", **SIZE, seed=1)
+
+
+def test_alignit_keeps_a_concept_and_its_prompt_where_the_concept_alone_loses_both(miniature_host: WebUI) -> None:
+    prompt = "a photo of a <new1> fish wearing a crown with a ball in the snow <delta:my-fish:3>"
+    wanted = {"background": "snow", "companion": "ball", "accessory": "crown", "class": "fish", "pattern": "spotted"}
+
+    def right(**arguments: Any) -> int:
+        seen = shown(miniature_host, prompt, 8, **arguments)
+        return sum(one[name] == value for one in seen for name, value in wanted.items())
+
+    assert right(alignit=[True]) >= right() + 8  # of 40
