@@ -24,10 +24,11 @@ from tests.host.miniature import SIZE, add_miniature
 from tests.host.webui import WebUI, find_webui, webui_directory
 
 PICTURES = Path(__file__).parents[1] / "docs" / "pictures"
+# Concepts that are put on too thickly: what users mend by lowering the strength until the concept is gone too.
 EFFECTS = (
-    ("a photo of <new1> car wearing a hat with a ball in the snow <delta:my-car:1>", 1),
-    ("a photo of <new1> fish wearing a crown with a tree at night <delta:my-fish:1>", 2),
-    ("a photo of <new1> cat with a box in the garden <delta:my-cat:1>", 3),
+    ("a photo of <new1> fish wearing a crown with a ball in the snow <delta:my-fish:3>", 11),
+    ("a photo of <new1> cat wearing a hat with a box at night <delta:my-cat:2.5>", 11),
+    ("a photo of <new1> robot wearing a crown with a tree on the beach <delta:my-robot:2.5>", 11),
 )
 THREE = "a photo of my-fish and a <new1> robot and a cat in the garden <delta:my-robot:1> <catversion:my_cat>"
 MAPPED = "a photo of a red car wearing a hat with a ball in the snow"
@@ -114,7 +115,7 @@ def take_compare(webui: WebUI, browser: Browser) -> None:
     tab.open_panel()
     tab.panel.get_by_label("Compare").check()
     tab.generate(webui.url)
-    expect(tab.page.locator("#txt2img_gallery .thumbnail-item")).to_have_count(7)
+    expect(tab.pictures.first).to_be_visible()
     save("compare", gallery(tab).screenshot(animations="disabled"))
 
 
