@@ -89,6 +89,16 @@ COMPARISONS = [
         share=0.25,
         wanted=True,
     ),
+    *(
+        Comparison(
+            f"AlignIT, {controls} / base",
+            BASE,
+            picture("a my-cat playing with a ball #", "my-cat=cat", 1.0, 0.0, 1.0, controls),
+            share=0.25,
+            wanted=True,
+        )
+        for controls in ("keys", "layers down mid", "falling")
+    ),
     Comparison(
         FIXED_COST,
         picture("a cat playing with a ball #", **ONE_STEP),

@@ -33,8 +33,12 @@ def test_example_program(sd1: Model, folder: Path, tmp_path: Path, monkeypatch: 
     assert len({picture.tobytes() for picture in pictures}) == 3
 
 
-def test_example_in_the_documentation(sd1: Model, folder: Path) -> None:
-    first, second = re.findall(r"```python\n(.+?)```", (DOCS / "diffusers.md").read_text(encoding="utf8"), re.DOTALL)
+def test_example_in_the_documentation(
+    sd1: Model, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, maps, second = re.findall(
+        r"```python\n(.+?)```", (DOCS / "diffusers.md").read_text(encoding="utf8"), re.DOTALL
+    )
     replacements = {
         "path/to/sd-1.5": str(folder),
         "my-cat.safetensors": str(sd1.files["my-cat"]),
@@ -48,6 +52,9 @@ def test_example_in_the_documentation(sd1: Model, folder: Path) -> None:
     exec(first, names)
     assert np.asarray(names["image"]).shape == (SIZE, SIZE, 3)
     assert not np.array_equal(names["image"], names["plain"])
+    monkeypatch.chdir(tmp_path)
+    exec(maps, names)
+    assert (tmp_path / "ball.png").exists()
     names["aligned"] = type(names["aligned"])(names["pipe"], sd1.load("run"))  # type: ignore[operator]
     names["generator"] = None
     exec(second, names)

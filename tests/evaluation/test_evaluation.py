@@ -224,14 +224,14 @@ PLACES = {
 
 
 def test_a_run_that_stops_half_way_goes_on_and_reports_all(tmp_path: Path) -> None:
-    spec = next(spec for spec in CONCEPTS if spec.name == "my-car")
+    spec = next(spec for spec in CONCEPTS if spec.name == "my-fish")
     file = concept_file(CONCEPTS_FOLDER, spec, "textual_inversion")
     miniature, classifier = load_miniature(), load_classifier()
     pipe = make_pipeline(miniature)
     look = {"class": spec.look.kind, "colour": spec.look.colour}
     maker = DiffusersMaker(pipe, AlignIT(pipe, load_concept(file)), Settings(96, 4, 2.5), "miniature")
-    subject = Subject("<my-car=car>", "car")
-    scorer = ReadByClassifier(classifier, look, {k.replace("{}", "car"): v for k, v in PLACES.items()})
+    subject = Subject("<my-fish=fish>", "fish")
+    scorer = ReadByClassifier(classifier, look, {k.replace("{}", "fish"): v for k, v in PLACES.items()})
     every = list(shots(list(PLACES), 1))
     record = Record(tmp_path / "run", {"mark": subject.mark})
     stopping = Counting(maker, 4)

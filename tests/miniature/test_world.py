@@ -63,16 +63,16 @@ def test_a_full_caption_names_everything_and_nothing_else() -> None:
         assert not words & others
 
 
-def test_a_caption_names_the_class_always_and_most_else_most_of_the_time() -> None:
+def test_a_caption_names_the_class_where_it_has_no_stars_and_most_else_most_of_the_time() -> None:
     rng = random.Random(5)
     colours = stars = 0
     for scene in scenes(2000):
         words = split(caption(scene, rng))
-        assert scene.look.kind in words
+        assert scene.look.kind in words or "*" in words
         colours += scene.look.colour in words
         stars += "*" in words
-    assert colours > 0.7 * 2000
-    assert 0.02 * 2000 < stars < 0.08 * 2000
+    assert colours > 0.65 * 2000
+    assert 0.15 * 2000 < stars < 0.25 * 2000
 
 
 def test_descriptions_name_the_second_colour_only_with_a_pattern() -> None:
