@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measuring import HERE, Payload, facts, median_interval, table
+from measuring import HERE, Payload, facts, generate, median_interval, picture, table
 from playwright.sync_api import CDPSession, Page
 
 from tests.host.browser import NO_BROWSER, Tab, chromium, find_browser
@@ -43,6 +43,7 @@ WATCH = """() => {
     new PerformanceObserver(list => longTasks.push(...list.getEntries().map(task => task.duration)))
         .observe({type: "longtask"});
 }"""
+CONTROLS = ("keys", "layers down mid", "falling")  # of the three kinds that need hooks in the UNet
 
 
 def open_page(page: Page, url: str, panel_on: bool) -> CDPSession:
@@ -106,6 +107,34 @@ def measure(webui: WebUI, plain: WebUI, browser_path: str, rounds: int) -> dict[
     return taken
 
 
+def generation(webui: WebUI, plain: WebUI, pairs: int) -> dict[str, list[list[float]]]:
+    """Make the same pictures in both WebUIs, in the order a b b a; return CPU seconds, [pairs, 2] for each kind.
+
+    A concept that is aligned, with and without controls, is compared with its class word in the WebUI without AlignIT.
+    """
+    size = {"width": 128, "height": 128}
+    words = picture("a cat playing with a ball #", **size)
+    aligned = picture("a my-cat playing with a ball #", "my-cat=cat", **size)
+    taken: dict[str, list[list[float]]] = {}
+    controlled = {
+        f"a concept aligned, {controls}": picture(
+            "a my-cat playing with a ball #", "my-cat=cat", 1.0, 0.0, 1.0, controls, **size
+        )
+        for controls in CONTROLS
+    }
+    for kind, ours in {"AlignIT off": words, "a concept aligned": aligned, **controlled}.items():
+        arms = (plain, words), (webui, ours)
+        for server, arm in arms:
+            generate(server, arm)  # warm
+        taken[kind] = []
+        for pair in range(pairs):
+            seconds = [0.0, 0.0]
+            for which in (0, 1) if pair % 2 == 0 else (1, 0):
+                seconds[which] = generate(*arms[which])[1]
+            taken[kind].append(seconds)
+    return taken
+
+
 def report(result: Payload) -> str:
     """Write everything as Markdown."""
     taken: dict[str, list[dict[str, float]]] = result["taken"]
@@ -127,6 +156,13 @@ def report(result: Payload) -> str:
         rows.append(row)
     for what, label in (("long_tasks", "tasks of more than 50 ms"), ("long_tasks_ms", "their length together, ms")):
         rows.append([label, *(f"{np.mean(column(name, what)):.1f}" for name in (WITHOUT, OFF, ON))])
+    made = []
+    for label, taken_pairs in result["generation"].items():
+        pairs = np.array(taken_pairs)
+        ratio = median_interval(pairs[:, 1] / pairs[:, 0])
+        made.append(
+            [label, *(f"{np.median(pairs[:, i]):.3f}" for i in (0, 1)), "{:.4f} ({:.4f} to {:.4f})".format(*ratio)]
+        )
     return "\n".join(
         [
             "# What the panel costs while a prompt is typed: results",
@@ -140,6 +176,13 @@ def report(result: Payload) -> str:
             "Tasks are means for a text.",
             "",
             table(["", WITHOUT, OFF, ON], rows),
+            "",
+            "## Pictures, in the same run",
+            "",
+            f"Pictures of 128x128 and 20 steps, {len(taken_pairs)} pairs, each with a new prompt; seconds of the server's "
+            "CPU time. An aligned concept is compared with its class word in the WebUI without AlignIT.",
+            "",
+            table(["", "without AlignIT", "with it", "ratio"], made),
             "",
         ]
     )
@@ -163,10 +206,11 @@ def main() -> None:
         machine = facts(webui, arguments.rounds)
         machine["rounds"] = machine.pop("pairs")
         taken = measure(webui, plain, browser_path, arguments.rounds)
+        made = generation(webui, plain, 3 * arguments.rounds)
         machine["load at the end"] = f"{os.getloadavg()[0]:.2f}"
         if arguments.remark:
             machine["remark"] = arguments.remark
-    result: Payload = {"facts": machine, "taken": taken}
+    result: Payload = {"facts": machine, "taken": taken, "generation": made}
     arguments.out.write_text(json.dumps(result) + "\n")
     text = report(result)
     arguments.out.with_suffix(".md").write_text(text)
