@@ -179,8 +179,8 @@ def report(result: Payload) -> str:
             "",
             "## Pictures, in the same run",
             "",
-            f"Pictures of 128x128 and 20 steps, {len(taken_pairs)} pairs, each with a new prompt; seconds of the server's "
-            "CPU time. An aligned concept is compared with its class word in the WebUI without AlignIT.",
+            f"Pictures of 128x128 and 20 steps, {len(taken_pairs)} pairs, each with a new prompt; seconds of the "
+            "server's CPU time. An aligned concept is compared with its class word in the WebUI without AlignIT.",
             "",
             table(["", "without AlignIT", "with it", "ratio"], made),
             "",
