@@ -180,6 +180,17 @@ def remembered(concept_file: str | os.PathLike[str]) -> str | None:
     return str(word).strip()
 
 
+def remembered_or_none(concept_file: str | os.PathLike[str] | None) -> str | None:
+    """Return the class word remembered beside a concept's file; None also where that says none or cannot be used.
+
+    For lists of concepts: what is wrong with a file is said where its concept is used.
+    """
+    try:
+        return remembered(concept_file) if concept_file else None
+    except ClassWordError:
+        return None
+
+
 def remember(concept_file: str | os.PathLike[str], word: str) -> None:
     """Write a class word beside a concept's file, and keep whatever else the user stored there.
 

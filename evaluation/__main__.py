@@ -22,6 +22,9 @@ from pathlib import Path
 
 from PIL import Image
 
+from alignit.concept import ConceptFileError
+from alignit.diffusers import AlignIT, AlignITError
+from alignit.formats import load_concept
 from evaluation.clip import CLIP, SEGMENTER, ClipScorer, Scorer, Segmenter
 from evaluation.errors import EvaluationError
 from evaluation.makers import DiffusersMaker, Maker, Settings, WebUIMaker
@@ -98,10 +101,6 @@ def _maker(options: argparse.Namespace, settings: Settings) -> Maker:
     if options.webui:
         return WebUIMaker(options.webui, settings, options.sampler, options.password)
     pipe = load_pipeline(options.checkpoint, options.device)
-    from alignit.concept import ConceptFileError  # noqa: PLC0415
-    from alignit.diffusers import AlignIT, AlignITError  # noqa: PLC0415
-    from alignit.formats import load_concept  # noqa: PLC0415
-
     try:
         aligned = AlignIT(pipe, load_concept(options.file))
     except (ConceptFileError, AlignITError) as error:

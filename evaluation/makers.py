@@ -7,11 +7,14 @@ import io
 import json
 import urllib.error
 import urllib.request
+import warnings
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
 from PIL import Image
 
+from alignit.diffusers import AlignITError, AlignITWarning
 from evaluation.errors import EvaluationError
 from evaluation.plan import ALIGNED, CLASS_WORD, Shot, Subject
 
@@ -129,12 +132,6 @@ class DiffusersMaker:
 
     def make(self, shot: Shot, subject: Subject) -> tuple[Image.Image, str]:
         """Return a picture, and AlignIT's warnings."""
-        import warnings  # noqa: PLC0415
-
-        import torch  # noqa: PLC0415
-
-        from alignit.diffusers import AlignITError, AlignITWarning  # noqa: PLC0415
-
         settings = self._settings
         arguments: dict[str, Any] = {
             "num_inference_steps": settings.steps,

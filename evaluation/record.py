@@ -9,6 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from evaluation.errors import EvaluationError
+from evaluation.lines import add_line, read_lines
 from evaluation.plan import Shot
 
 
@@ -56,8 +57,7 @@ class Record:
             path = self.picture(shot.key)
             picture.save(path.with_suffix(".new"), "PNG")
             path.with_suffix(".new").replace(path)
-            with self._results.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(asdict(entry), ensure_ascii=False) + "\n")
+            add_line(self._results, asdict(entry))
         except OSError as error:
             raise EvaluationError(f"{self.folder} can't be written any more ({error}): free some space") from None
         self.entries[shot.key] = entry
@@ -67,15 +67,10 @@ class Record:
         return self.folder / "pictures" / f"{key}.png"
 
     def _read(self) -> None:
-        content = self._results.read_text(encoding="utf-8", errors="replace")
-        if content and not content.endswith("\n"):
-            # Cut off in the middle of a line: that picture is made again.
-            content = content[: content.rfind("\n") + 1]
-            self._results.write_text(content, encoding="utf-8")
-        for line in content.splitlines():
+        for line in read_lines(self._results):
             try:
-                entry = Entry(**json.loads(line))
-            except (ValueError, TypeError):
+                entry = Entry(**line)
+            except TypeError:
                 continue
             if self.picture(entry.key).exists():
                 self.entries[entry.key] = entry

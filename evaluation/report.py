@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from evaluation.errors import EvaluationError
+from evaluation.intervals import interval
 from evaluation.plan import ALIGNED, PLAIN, WAYS
 from evaluation.record import Entry, Record
 
@@ -60,13 +61,8 @@ def rows(entries: Sequence[Entry], samples: int = _SAMPLES) -> dict[str, list[tu
         of_prompt = {number: [ways[way] for ways in of_one] for number, of_one in by_prompt.items()}
         values = means([entry for of_one in of_prompt.values() for entry in of_one])
         sampled = [means([entry for number in chosen for entry in of_prompt[number]]) for chosen in drawn]
-        found[way] = [_interval(value, [one[i] for one in sampled]) for i, value in enumerate(values)]
+        found[way] = [(value, *interval([one[i] for one in sampled])) for i, value in enumerate(values)]
     return found
-
-
-def _interval(value: float, sampled: Sequence[float]) -> tuple[float, float, float]:
-    ordered = sorted(sampled)
-    return value, ordered[int(0.025 * len(ordered))], ordered[max(0, int(0.975 * len(ordered)) - 1)]
 
 
 def make_table(entries: Sequence[Entry], facts: Mapping[str, str]) -> str:

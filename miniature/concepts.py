@@ -119,7 +119,7 @@ def identity(customized: Customized, look: Look, classifier: Classifier, count: 
     """Return the share of pictures of training's prompts that show the class, both colours and the pattern right."""
     prompts = [f"{PROMPTS[i % len(PROMPTS)]} {customized.phrase}" for i in range(count)]
     images = customized.generate(prompts, [8_000_000 + 10_000 * seed + i for i in range(count)])
-    wanted = {"class": look.kind, "colour": look.colour, "pattern": look.pattern, "second": look.second}
+    wanted = look.values()
     shown = read_attributes(classifier, images)
     return sum(all(seen[name] == value for name, value in wanted.items()) for seen in shown) / count
 

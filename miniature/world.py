@@ -60,6 +60,10 @@ class Look:
     pattern: str
     second: str
 
+    def values(self) -> dict[str, str]:
+        """Return the look's attributes under the names of `ATTRIBUTES`."""
+        return {"class": self.kind, "colour": self.colour, "pattern": self.pattern, "second": self.second}
+
 
 @dataclass(frozen=True)
 class Scene:
@@ -72,9 +76,7 @@ class Scene:
 
     def values(self) -> dict[str, str]:
         """Return the scene's attributes under the names of `ATTRIBUTES`."""
-        look = self.look
-        names = {"class": look.kind, "colour": look.colour, "pattern": look.pattern, "second": look.second}
-        return names | {f.name: getattr(self, f.name) for f in fields(self) if f.name != "look"}
+        return self.look.values() | {f.name: getattr(self, f.name) for f in fields(self) if f.name != "look"}
 
     def labels(self) -> list[int]:
         """Return the scene's attributes as numbers, in the order of `ATTRIBUTES`."""

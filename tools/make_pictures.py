@@ -52,7 +52,7 @@ def main() -> None:
         sys.exit(NO_BROWSER)
     PICTURES.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
-        webui = WebUI(directory, page=True, config={"samples_format": "png"})
+        webui = WebUI(directory, page=True)
         add_miniature(webui, Path(folder))
         add_cards(webui)
         with webui, chromium(browser_path) as browser:

@@ -9,7 +9,6 @@ import base64
 import io
 from dataclasses import asdict
 from enum import Enum
-from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, HTTPException, Query, Request
@@ -18,7 +17,7 @@ from modules.call_queue import queue_lock
 from pydantic import BaseModel, Extra, Field
 
 from alignit.attention_maps import HeatMap, NoMapError
-from alignit.class_words import ClassWordError, remembered
+from alignit.class_words import remembered_or_none
 from alignit.controls import ControlsError, Layers
 from alignit.heat_pictures import grey
 from alignit.webui.attention_maps import KEPT, KeptPicture
@@ -173,7 +172,7 @@ def concepts() -> list[InstalledConcept]:
             name=embedding.name,
             method="textual inversion",
             prompt=embedding.name,
-            class_word=_remembered(embedding.filename),
+            class_word=remembered_or_none(embedding.filename),
             fits=fits,
         )
         for embedding, fits in all_embeddings()
@@ -184,7 +183,7 @@ def concepts() -> list[InstalledConcept]:
     ):
         found += [
             InstalledConcept(
-                name=name, method=method, prompt=prompt.format(name), class_word=_remembered(path), fits=None
+                name=name, method=method, prompt=prompt.format(name), class_word=remembered_or_none(path), fits=None
             )
             for name, path in library.named().items()
         ]
@@ -272,13 +271,6 @@ def _word_map(heat_map: HeatMap, map_format: MapFormat) -> WordMap:
         png=base64.b64encode(png.getvalue()).decode() if png.getvalue() else None,
         values=heat_map.values.tolist() if map_format is MapFormat.VALUES else None,
     )
-
-
-def _remembered(file: str | Path | None) -> str | None:
-    try:
-        return remembered(file) if file else None
-    except ClassWordError:
-        return None  # a prompt that uses the concept says what is wrong with the file
 
 
 def _authentication(app: FastAPI) -> list[Any]:

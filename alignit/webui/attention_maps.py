@@ -19,8 +19,16 @@ from alignit.attention_maps import AttentionMaps, MappedText, Recorder, Word, ne
 from alignit.heat_pictures import sheet, thumbnail
 from alignit.map_words import MAX_TOKENS, MAX_WORDS, MapChoice, bounded, names_of, words_of
 from alignit.syntax import name_key
-from alignit.webui.encoders import HostVocabulary, Lookup, UnsupportedEncoderError, find_concepts, text_encoders
+from alignit.webui.encoders import (
+    HostVocabulary,
+    Lookup,
+    UnsupportedEncoderError,
+    embedding_names,
+    find_concepts,
+    text_encoders,
+)
 from alignit.webui.notes import Notes
+from alignit.webui.takeover import attached
 
 _MAX_KEPT = 256 << 20  # bytes of maps that are kept for the API
 _FONT_SIZE = 16
@@ -88,18 +96,7 @@ def words_in(
     if getattr(shared.opts, "use_old_emphasis_implementation", False):
         raise UnsupportedEncoderError("the setting 'Use old emphasis implementation' is on; turn it off for them")
     chunks = find_concepts(sd_model, lookup, text)
-    names = [
-        names_of(
-            chunk,
-            {
-                row: str(embedding.name)
-                for start, embedding in chunk.chunk.embeddings
-                for row in range(start, start + int(embedding.vectors))
-            },
-            alone or {},
-        )
-        for chunk in chunks
-    ]
+    names = [names_of(chunk, embedding_names(chunk.chunk), alone or {}) for chunk in chunks]
     vocabulary = HostVocabulary(text_encoders(sd_model)[0])
     every = words_of(chunks, names, vocabulary)
     words = words_of(chunks, names, vocabulary, wanted) if wanted else every
@@ -133,8 +130,7 @@ class MapRecording:
     @staticmethod
     def of(p: Any) -> MapRecording | None:
         """Return the recording of a processing object, or None; a copy has none of its own."""
-        recording = getattr(p, _ATTRIBUTE, None)
-        return recording if isinstance(recording, MapRecording) and recording._p is p else None
+        return attached(p, _ATTRIBUTE, MapRecording)
 
     @staticmethod
     def end(p: Any) -> None:

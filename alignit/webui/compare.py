@@ -17,11 +17,12 @@ from PIL import Image
 
 from alignit.controls import CLASS_WORD
 from alignit.webui.arguments import Arguments
+from alignit.webui.attention_maps import script_runs
 from alignit.webui.infotext import take_info, tidy_hashes
 from alignit.webui.inspection import InspectionError, has_concepts
 from alignit.webui.job import Job
 from alignit.webui.notes import Notes
-from alignit.webui.takeover import Takeover
+from alignit.webui.takeover import Takeover, attached
 
 _ATTRIBUTE = "alignit_comparison"
 _COUNTED = "alignit_compared_jobs"
@@ -120,8 +121,7 @@ class Comparison:
     @staticmethod
     def of(p: Any) -> Comparison | None:
         """Return the comparison of a processing object, or None; a copy has none of its own."""
-        comparison = getattr(p, _ATTRIBUTE, None)
-        return comparison if isinstance(comparison, Comparison) and comparison._p is p else None
+        return attached(p, _ATTRIBUTE, Comparison)
 
     @staticmethod
     def end(p: Any) -> None:
@@ -179,9 +179,8 @@ class Comparison:
 
     def _obstacle(self) -> str | None:
         p = self._p
-        script = p.script_args[0] if p.script_args else 0
-        if script:
-            title = p.scripts.selectable_scripts[script - 1].title()
+        if script_runs(p):
+            title = p.scripts.selectable_scripts[p.script_args[0] - 1].title()
             return f"the script '{title}' makes the pictures; choose None there, or turn Compare off"
         if getattr(p, "txt2img_upscale", False):
             return "it is a picture of the gallery that is made larger"

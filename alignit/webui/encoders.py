@@ -341,8 +341,17 @@ class Encoding:
 
 def token_texts(encoder: Any, tokens: Sequence[int]) -> list[str]:
     """Return the text of each token."""
-    tokenizer = getattr(encoder, "tokenizer", None) or sd_hijack_open_clip.tokenizer
-    return [str(tokenizer.decode([token])).strip() for token in tokens]
+    vocabulary = HostVocabulary(encoder)
+    return [vocabulary.text([token]).strip() for token in tokens]
+
+
+def embedding_names(chunk: Chunk[Any]) -> dict[int, str]:
+    """Return the name of the embedding at each row of a chunk that is one's."""
+    return {
+        row: str(embedding.name)
+        for start, embedding in chunk.embeddings
+        for row in range(start, start + int(embedding.vectors))
+    }
 
 
 class HostVocabulary:

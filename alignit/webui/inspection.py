@@ -15,6 +15,7 @@ from alignit.webui.concepts import Concepts, Found
 from alignit.webui.encoders import (
     Concept,
     UnsupportedEncoderError,
+    embedding_names,
     find_concepts,
     single_token,
     text_encoders,
@@ -162,11 +163,6 @@ def seen_chunk(concepts: Concepts, target: TargetChunk[Any], only: str | None = 
     def texts(chunk: Chunk[Any], names: dict[int, str]) -> list[str]:
         return [names.get(row, text) for row, text in enumerate(token_texts(encoder, chunk.tokens))]
 
-    plain = {
-        row: embedding.name
-        for start, embedding in target.chunk.embeddings
-        for row in range(start, start + int(embedding.vectors))
-    }
     dummies, rows = {}, {}
     for name in target.concepts() if only is None else (only,):
         filler = single_token(encoder, concepts.found[name].concept.controls.filler)
@@ -175,7 +171,7 @@ def seen_chunk(concepts: Concepts, target: TargetChunk[Any], only: str | None = 
         }
         dummies[name] = texts(dummy_chunk(target, name, filler or 0), vectors)
         rows[name] = target.concept_rows(name)
-    return SeenChunk(texts(base_chunk(target), plain), dummies, rows)
+    return SeenChunk(texts(base_chunk(target), embedding_names(target.chunk)), dummies, rows)
 
 
 def _tell_metadata_editor(filename: str) -> None:

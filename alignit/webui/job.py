@@ -28,7 +28,7 @@ from alignit.webui.encoders import Concept, DummyRows, Encoding, UnsupportedEnco
 from alignit.webui.infotext import write_info
 from alignit.webui.networks import NETWORKS, Active, read_networks
 from alignit.webui.notes import Notes
-from alignit.webui.takeover import Takeover
+from alignit.webui.takeover import Takeover, attached
 
 _ATTRIBUTE = "alignit_job"
 _NAMED = " and ".join(f"<{network}:...>" for network in NETWORKS)
@@ -109,8 +109,7 @@ class Job:
     @staticmethod
     def of(p: Any) -> Job | None:
         """Return the job of a processing object, or None; a copy has none of its own."""
-        job = getattr(p, _ATTRIBUTE, None)
-        return job if isinstance(job, Job) and job._p is p else None
+        return attached(p, _ATTRIBUTE, Job)
 
     @staticmethod
     def end(p: Any) -> None:

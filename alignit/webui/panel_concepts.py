@@ -13,7 +13,7 @@ from typing import Any
 
 from modules import errors, shared
 
-from alignit.class_words import ClassWordError, ClassWords, place_in_list, remembered, with_class_word
+from alignit.class_words import ClassWordError, ClassWords, place_in_list, remembered_or_none, with_class_word
 from alignit.controls import Controls, ControlsError
 from alignit.webui.concepts import Found, no_class_word
 from alignit.webui.inspection import (
@@ -179,7 +179,7 @@ def _concept(look: Look, found: Found, class_words: str) -> dict[str, Any]:
         "source": found.source,
         "options": seen.options,
         "place": place,
-        "remember": used and bool(concept.filename) and _remembered(concept.filename) != seen.class_word,
+        "remember": used and bool(concept.filename) and remembered_or_none(concept.filename) != seen.class_word,
         "suggestions": [seen.class_word] if found.source == "suggested" else nearest,
         "notes": notes[:_MAX_NOTES],
         **_places(look, seen.name),
@@ -199,13 +199,6 @@ def _place(class_words: str, name: str) -> dict[str, Any]:
         "entry_start": offset(place.entry_start),
         "entry_stop": offset(place.entry_stop),
     }
-
-
-def _remembered(file: str | None) -> str | None:
-    try:
-        return remembered(file) if file else None
-    except ClassWordError:
-        return None  # a note of the concept says what is wrong with the file
 
 
 def _places(look: Look, name: str) -> dict[str, Any]:

@@ -3,9 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
+T = TypeVar("T")
 _MISSING = object()
+
+
+def attached(p: Any, attribute: str, kind: type[T]) -> T | None:
+    """Return what lives on a processing object under an attribute, or None; a copy has none of its own.
+
+    Args:
+        p: The host's processing object. The host copies it, attributes and all.
+        attribute: The attribute.
+        kind: What lives there; it keeps its processing object in `_p`.
+    """
+    found = getattr(p, attribute, None)
+    return found if isinstance(found, kind) and vars(found)["_p"] is p else None
 
 
 class Takeover:

@@ -19,7 +19,6 @@ What is made is kept in the work folder; the same command goes on from there.
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import sys
 from collections import defaultdict
@@ -30,6 +29,8 @@ from pathlib import Path
 import torch
 
 from alignit.formats import load_concept
+from evaluation.intervals import interval
+from evaluation.lines import add_line, read_lines
 from miniature.concepts import CONCEPTS, ConceptSpec, concept_file, train_concept
 from miniature.customization import METHODS
 from miniature.demo import Subject
@@ -114,8 +115,7 @@ def validation_prompts() -> list[Surroundings]:
 def score(shown: Sequence[dict[str, str]], around: Surroundings, look: Look) -> Scores:
     """Score pictures of one prompt."""
     text = [seen[name] == value for seen in shown for name, value in around.values().items()]
-    wanted = {"class": look.kind, "colour": look.colour, "pattern": look.pattern, "second": look.second}
-    image = [all(seen[name] == value for name, value in wanted.items()) for seen in shown]
+    image = [all(seen[name] == value for name, value in look.values().items()) for seen in shown]
     return Scores(sum(text) / len(text), sum(image) / len(image))
 
 
@@ -125,26 +125,16 @@ class Results:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.scores: dict[str, Scores] = {}
-        if path.exists():
-            for line in path.read_text(encoding="utf-8").splitlines():
-                try:
-                    entry = json.loads(line)
-                    self.scores[entry["unit"]] = Scores(float(entry["text"]), float(entry["image"]))
-                except (ValueError, KeyError, TypeError):
-                    continue
+        for entry in read_lines(path):
+            try:
+                self.scores[entry["unit"]] = Scores(float(entry["text"]), float(entry["image"]))
+            except (ValueError, KeyError, TypeError):
+                continue
 
     def add(self, unit: Unit, scores: Scores) -> None:
         """Keep the scores of a unit."""
-        line = json.dumps({"unit": unit.key, "text": scores.text, "image": scores.image})
-        with self.path.open("a", encoding="utf-8") as file:
-            # Begins a line of its own, should the last one have been cut off.
-            file.write(f"\n{line}" if _ends_in_mid_line(self.path) else f"{line}\n")
+        add_line(self.path, {"unit": unit.key, "text": scores.text, "image": scores.image})
         self.scores[unit.key] = scores
-
-
-def _ends_in_mid_line(path: Path) -> bool:
-    content = path.read_bytes()[-1:]
-    return bool(content) and content != b"\n"
 
 
 def units(concepts: Sequence[str], trainings: int, prompts: int) -> Iterator[Unit]:
@@ -240,10 +230,9 @@ def bootstrap(groups: Sequence[Blocks], samples: int = SAMPLES) -> list[list[tup
     return found
 
 
-def interval(value: float, samples: Sequence[float]) -> Interval:
+def with_interval(value: float, samples: Sequence[float]) -> Interval:
     """Return a number with its interval."""
-    ordered = sorted(samples)
-    return Interval(value, ordered[int(0.025 * len(ordered))], ordered[int(0.975 * len(ordered)) - 1])
+    return Interval(value, *interval(samples))
 
 
 def make_page(results: Results, every: Sequence[Unit], seeds: int) -> Page:
@@ -256,7 +245,7 @@ def make_page(results: Results, every: Sequence[Unit], seeds: int) -> Page:
         samples = bootstrap(groups)
         for way, group, of_group in zip(ways, groups, samples, strict=True):
             values = means(list(group.values()))
-            three = [interval(value, [one[i] for one in of_group]) for i, value in enumerate(values)]
+            three = [with_interval(value, [one[i] for one in of_group]) for i, value in enumerate(values)]
             title = _TITLES.get(method, "Class word") + (" + AlignIT" if way == "AlignIT" else "")
             rows.append([title, *map(str, three)])
             names = ("text", "image", "overall")
@@ -287,9 +276,9 @@ prompts, {seeds} seeds. In brackets: 95% of the bootstrap's samples.
 def _gains(method: str, groups: Sequence[Blocks], samples: Sequence[Sequence[tuple[float, ...]]]) -> list[str]:
     plain, aligned = (means(list(group.values())) for group in groups)
     pairs = list(zip(*samples, strict=True))
-    text = interval(_relative(plain[0], aligned[0]), [_relative(p[0], a[0]) for p, a in pairs])
-    image = interval(aligned[1] - plain[1], [a[1] - p[1] for p, a in pairs])
-    overall = interval(_relative(plain[2], aligned[2]), [_relative(p[2], a[2]) for p, a in pairs])
+    text = with_interval(_relative(plain[0], aligned[0]), [_relative(p[0], a[0]) for p, a in pairs])
+    image = with_interval(aligned[1] - plain[1], [a[1] - p[1] for p, a in pairs])
+    overall = with_interval(_relative(plain[2], aligned[2]), [_relative(p[2], a[2]) for p, a in pairs])
     signed = [f"{x.value:+.3f} ({x.low:+.3f} to {x.high:+.3f})" for x in (text, image, overall)]
     return [_TITLES[method], signed[0], f"{PAPER[method]:+.3f}", *signed[1:]]
 

@@ -21,18 +21,11 @@ from tests.host import test_deltas
 from tests.host.test_axes import plot
 from tests.host.test_clean import comparable
 from tests.host.test_deltas import Files
-from tests.host.webui import OPTIMIZATIONS, Pictures, WebUI
+from tests.host.webui import HIRES, OPTIMIZATIONS, Pictures, WebUI
 
 files = test_deltas.files  # a fixture: files of a Custom Diffusion run
 URL = "/alignit/v1/attention-maps"
 WORDS = "my-cat=cat, my-toy=toy, xl-cat=cat, sd2-cat=cat"
-HIRES = {
-    "enable_hr": True,
-    "hr_scale": 2,
-    "hr_upscaler": "Latent",
-    "denoising_strength": 0.7,
-    "hr_second_pass_steps": 3,
-}
 
 
 def mapped(host: WebUI, prompt: str, words: str = "", more: dict[str, Any] | None = None, **payload: Any) -> Pictures:

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from tests.formats.writers import save_adapter
-from tests.host.test_deltas import HIRES, LDM
-from tests.host.webui import Pictures, WebUI
+from tests.host.test_deltas import LDM
+from tests.host.webui import HIRES, Pictures, WebUI
 
 NAMES = ("first", "second", "third")
 WIDTH = 64

@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 
 from tests.formats.writers import save_adapter
 from tests.host.test_clean import comparable
-from tests.host.test_deltas import HIRES, LDM, note, same
-from tests.host.webui import WebUI
+from tests.host.test_deltas import LDM, note, same
+from tests.host.webui import HIRES, WebUI
 
 WIDTH = 64
 TARGET = "a photo of a teddy bear in snow"

@@ -24,8 +24,8 @@ from tests.formats.writers import save_adapter
 from tests.host import test_deltas
 from tests.host.browser import Tab, opened
 from tests.host.test_clean import comparable
-from tests.host.test_exact import HIRES, UGLY, WORDS
-from tests.host.webui import OPTIMIZATIONS, Picture, Pictures, WebUI
+from tests.host.test_exact import UGLY, WORDS
+from tests.host.webui import HIRES, OPTIMIZATIONS, Picture, Pictures, WebUI
 
 TARGET = "a my-toy playing with a ball"
 BASE = "a toy toy toy playing with a ball"

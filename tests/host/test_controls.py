@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.host.test_deltas import HIRES, note
-from tests.host.webui import WebUI
+from tests.host.test_deltas import note
+from tests.host.webui import HIRES, WebUI
 
 PROMPT = "a photo of <my-cat=cat{}> in snow"
 BASE, DUMMY, ROWS = "a photo of cat in snow", "* * * my-cat * *", [4]

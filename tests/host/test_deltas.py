@@ -13,16 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.host.test_clean import comparable
-from tests.host.webui import Picture, Pictures, WebUI
+from tests.host.webui import HIRES, Picture, Pictures, WebUI
 
 LDM = "model.diffusion_model."
-HIRES = {
-    "enable_hr": True,
-    "hr_scale": 2,
-    "hr_upscaler": "Latent",
-    "denoising_strength": 0.7,
-    "hr_second_pass_steps": 3,
-}
 
 
 @dataclass

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.host.webui import OPTIMIZATIONS, WebUI
+from tests.host.webui import HIRES, OPTIMIZATIONS, WebUI
 
 WORDS = "my-cat=cat, my-toy=toy, my-dog=dog, xl-cat=cat, xl-toy=toy, sd2-cat=cat"
 
@@ -45,13 +45,6 @@ def simple(payload: dict[str, Any] | None = None, **options: Any) -> Case:
 
 HOUSES = "house " * 76
 UGLY = {"negative_prompt": "ugly, " * 45}
-HIRES = {
-    "enable_hr": True,
-    "hr_scale": 2,
-    "hr_upscaler": "Latent",
-    "denoising_strength": 0.7,
-    "hr_second_pass_steps": 3,
-}
 
 PROMPTS = {
     "one vector": simple(),

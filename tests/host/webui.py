@@ -58,6 +58,13 @@ OPTIONS = {
     "hide_ldm_prints": True,
     "disable_weights_auto_swap": True,
 }
+HIRES = {  # arguments of a picture with hires fix
+    "enable_hr": True,
+    "hr_scale": 2,
+    "hr_upscaler": "Latent",
+    "denoising_strength": 0.7,
+    "hr_second_pass_steps": 3,
+}
 STYLES = 'name,prompt,negative_prompt\ngarden,in the garden,ugly\nconcept,"{prompt} a my-cat in snow",\n'
 FLAGS = [
     "--skip-prepare-environment",

@@ -57,7 +57,7 @@ def test_an_interval_holds_its_number_where_all_scores_are_equal_and_stays_in_th
     group = {("c", i): [table.Scores(*one) for one in of_concept] for i, of_concept in enumerate(values)}
     (samples,) = table.bootstrap([group], samples=40)
     texts = [one[0] for of_concept in values for one in of_concept]
-    found = table.interval(table.means(list(group.values()))[0], [one[0] for one in samples])
+    found = table.with_interval(table.means(list(group.values()))[0], [one[0] for one in samples])
     assert min(texts) - 1e-9 <= found.low <= found.high <= max(texts) + 1e-9
     if len(set(texts)) == 1:
         assert found.low == pytest.approx(found.value) == pytest.approx(found.high)
