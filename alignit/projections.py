@@ -217,11 +217,13 @@ class ChangedAtConcepts(ProjectionHooks):
         self._context = _Content()
         self._located: dict[tuple[int, int], tuple[Injected, int]] = {}
         self._at: tuple[torch.Tensor, ...] = ()
+        # Each concept's strength, and the fraction of the steps for which that is so.
+        self._strengths: tuple[float | None, dict[str, float]] = None, {}
         # Of the dummy prompts' rows, and of the base prompts'.
         self._values: dict[_Key, torch.Tensor] = {}
         self._bases: dict[_Key, torch.Tensor] = {}
-        # The values at all places of the context, by layer, with the strengths for which they were blended.
-        self._payloads: dict[str, tuple[tuple[float, ...], torch.Tensor]] = {}
+        # What goes to all places of the context, by layer.
+        self._payloads: dict[str, _Payload] = {}
 
     def _hook(self, name: str, attention: Any) -> None:
         self._handles.append(attention.register_forward_pre_hook(self._find_rows, with_kwargs=True))
@@ -237,6 +239,7 @@ class ChangedAtConcepts(ProjectionHooks):
             self._located = {}
         elif self._context.is_new(context, attention):
             self._payloads.clear()
+            self._strengths = None, {}
             self._located = {
                 place: (injected, row)
                 for place, (injected, row) in locate(context, self._injected).items()
@@ -251,57 +254,84 @@ class ChangedAtConcepts(ProjectionHooks):
         def hook(module: torch.nn.Module, args: tuple[torch.Tensor, ...], outputs: torch.Tensor) -> torch.Tensor | None:
             if not self._located:
                 return None
-            strengths = tuple(self._strength(layer, injected.rows[row]) for injected, row in self._located.values())
-            known = self._payloads.get(layer)
-            if known is None or known[0] != strengths:
-                self._compute(layer, attention, module, index, args[0], outputs, strengths)
-                values = [
-                    self._value((layer, id(injected), row), strength)
-                    for (injected, row), strength in zip(self._located.values(), strengths, strict=True)
-                ]
-                known = self._payloads[layer] = strengths, torch.stack(values)
-            result = outputs.clone()
-            result[self._at] = known[1].to(outputs)
-            return result
+            payload = self._payloads.get(layer)
+            if payload is None:
+                payload = self._payloads[layer] = self._compute(layer, attention, module, index, args[0], outputs)
+            values = payload.blended(self._strengths_now()).to(outputs)
+            return outputs.index_put(self._at, values)
 
         return hook
 
-    def _strength(self, layer: str, concept: str) -> float:
-        controls = self._controls_of(concept)
-        return controls.strength_at(self.fraction) if controls.chosen(layer, self._levels) else 0.0
-
-    def _value(self, key: _Key, strength: float) -> torch.Tensor:
-        value = self._values[key]
-        return value if strength == 1 else torch.lerp(self._bases[key], value, strength)
+    def _strengths_now(self) -> dict[str, float]:
+        fraction, strengths = self._strengths
+        if fraction != self.fraction:
+            named = {injected.rows[row] for injected, row in self._located.values()}
+            strengths = {concept: self._controls_of(concept).strength_at(self.fraction) for concept in named}
+            self._strengths = self.fraction, strengths
+        return strengths
 
     def _compute(
-        self,
-        layer: str,
-        attention: Any,
-        module: Any,
-        index: int,
-        inputs: torch.Tensor,
-        outputs: torch.Tensor,
-        strengths: Sequence[float],
-    ) -> None:
+        self, layer: str, attention: Any, module: Any, index: int, inputs: torch.Tensor, outputs: torch.Tensor
+    ) -> _Payload:
         """Compute K', V' and K_p, V_p of rows that this layer meets for the first time, all of a change at once."""
+        keys = [(layer, id(injected), row) for injected, row in self._located.values()]
+        concepts = [injected.rows[row] for injected, row in self._located.values()]
         met: dict[Change | None, dict[_Key, tuple[int, int]]] = {}
-        blended: dict[_Key, torch.Tensor] = {}
-        for (place, (injected, row)), strength in zip(self._located.items(), strengths, strict=True):
-            key = layer, id(injected), row
+        alone: dict[_Key, torch.Tensor] = {}
+        for key, concept, (place, (injected, row)) in zip(keys, concepts, self._located.items(), strict=True):
             if key not in self._values:
-                met.setdefault(self._changes.get(injected.rows[row]), {})[key] = place
-            if strength != 1 and key not in self._bases:
-                blended[key] = injected.base[row]
+                met.setdefault(self._changes.get(concept), {})[key] = place
+            if key not in self._bases and not self._whole(layer, concept):
+                alone[key] = injected.base[row]
         for change, places in met.items():
             at = _index(places.values(), inputs)
             values = outputs[at] if change is None else change.apply(layer, inputs[at], outputs[at])
             self._values.update(zip(places, values, strict=True))
-        if blended:
-            rows = torch.stack(list(blended.values())).to(inputs)
+        if alone:
+            rows = torch.stack(list(alone.values())).to(inputs)
             # Not by calling the module, which would come back here; LoRA's changes are in its forward.
             bases = module.forward(self._prepare(attention, rows)[index])
-            self._bases.update(zip(blended, bases, strict=True))
+            self._bases.update(zip(alone, bases, strict=True))
+        return _Payload(
+            [concept if self._controls_of(concept).chosen(layer, self._levels) else None for concept in concepts],
+            torch.stack([self._values[key] for key in keys]),
+            torch.stack([self._bases.get(key, self._values[key]) for key in keys]),
+        )
+
+    def _whole(self, layer: str, concept: str) -> bool:
+        """Say whether nothing of the base prompt is in what this layer gets, at any step."""
+        controls = self._controls_of(concept)
+        return controls.strength == 1 and controls.steady and controls.chosen(layer, self._levels)
+
+
+class _Payload:
+    """What a layer gets at the places of a context, n rows: kept while the context and the strengths are the same."""
+
+    def __init__(self, concepts: Sequence[str | None], values: torch.Tensor, bases: torch.Tensor) -> None:
+        """Take the rows of the dummy prompts and of the base prompts, [n, width] each.
+
+        Args:
+            concepts: Whose a row is; None where the layer gets the base prompt's.
+            values: K' or V'.
+            bases: K_p or V_p.
+        """
+        self._concepts = concepts
+        self._values = values
+        self._bases = bases
+        self._strengths: list[float] = []
+        self._blended = values
+
+    def blended(self, of_concepts: Mapping[str, float]) -> torch.Tensor:
+        """Return the rows [n, width] as they are at concepts' strengths."""
+        strengths = [of_concepts[concept] if concept is not None else 0.0 for concept in self._concepts]
+        if strengths != self._strengths:
+            self._strengths = strengths
+            if set(strengths) == {1.0}:
+                self._blended = self._values
+            else:
+                weights = torch.tensor(strengths).to(self._values)
+                self._blended = torch.lerp(self._bases, self._values, weights[:, None])
+        return self._blended
 
 
 def needs_projections(controls: Controls, changes: bool) -> bool:
