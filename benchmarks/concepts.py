@@ -36,6 +36,7 @@ from measuring import (
 from tests.host.webui import WebUI, made_once, webui_directory
 
 WANTED_RATIO = 1.02
+WANTED_CONTROLS_RATIO = 1.01
 WANTED_TIMES_CHEAPER = 10
 WARM_UP = 1
 TINY, FULL = "tiny-sd1", "full-sd1"
@@ -48,6 +49,7 @@ HOOKS = "AlignIT off, Custom Diffusion itself"
 CATVERSION = "AlignIT, CatVersion"
 SWAP = "the weights swapped in and out"
 FIRST = "AlignIT, Custom Diffusion, its file read again"
+CONTROLS = {f"AlignIT, an embedding, {text}": text for text in ("keys", "layers down mid", "falling", "0.5")}
 
 
 def arms(model: str, **more: Any) -> dict[str, Arm]:
@@ -63,6 +65,13 @@ def arms(model: str, **more: Any) -> dict[str, Arm]:
         ),
         SWAP: picture(f"{text} <swap:{thing}:1>", **more),
     }
+
+
+def controlled(model: str, **more: Any) -> dict[str, Arm]:
+    """Return pictures of an embedding with controls, by name; but for a strength, each needs hooks in all layers."""
+    thing = model.replace("sd1", "thing")
+    text = f"a {thing} playing with a ball #"
+    return {name: picture(text, f"{thing}=cat", 1.0, 0.0, 1.0, option, **more) for name, option in CONTROLS.items()}
 
 
 def start(directory: Path) -> WebUI:
@@ -132,7 +141,7 @@ def measure(webui: WebUI, pairs: int) -> Payload:
     check(webui, tiny)
     result["times"] = take(webui, tiny, pairs, lambda _name, arm: take_time(webui, arm))
     load(webui, FULL)
-    full = arms(FULL, **SMALL)
+    full = arms(FULL, **SMALL) | controlled(FULL, **SMALL)
     generate(webui, full[PLAIN])
     result["peak_before"] = [take_time(webui, full[PLAIN])["peak"] for _ in range(3)]
     check(webui, full)
@@ -266,6 +275,15 @@ def report(result: Payload) -> str:
             "; ".join(f"{name}: {interval(value, '.4f')}" for name, value in by_parts.items()),
             verdict(all(np.median(value) <= WANTED_RATIO for value in by_parts.values())),
         ]
+    ]
+    controls = {name: 1 + column(parts, name, extra) / column(parts, PLAIN, whole) for name in CONTROLS}
+    summary += [
+        [
+            f"{name}, by parts at the real size: at most {WANTED_CONTROLS_RATIO}",
+            interval(ratio, ".4f"),
+            verdict(np.median(ratio) <= WANTED_CONTROLS_RATIO),
+        ]
+        for name, ratio in controls.items()
     ]
     summary += [
         [
