@@ -27,7 +27,7 @@ from miniature.weights import Miniature
 from miniature.words import ROWS, WORDS, rows
 
 TOKEN = "<new1>"
-_NEW_ROW = len(ROWS)  # stands for the new token where rows are counted
+_NEW_ROW = len(ROWS)  # this and the next ones stand for the new token's vectors where rows are counted
 _ADAPTER = "prefix_tuning.prefix_tunings.prefix_tuning1.clip_text_model_self_prefix.control_trans"
 _ADAPTED_LAYERS = range(TEXT_LAYERS - 3, TEXT_LAYERS)
 
@@ -41,9 +41,9 @@ def save_pickle(data: object, path: Path) -> None:
     torch.save(data, buffer)
     with zipfile.ZipFile(buffer) as new, zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as old:
         for item in new.infolist():
-            folder, _, name = item.filename.partition("/")
+            name = item.filename.partition("/")[2]
             if not name.startswith("."):
-                old.writestr(f"{path.stem if folder == 'archive' else folder}/{name}", new.read(item))
+                old.writestr(f"{path.stem}/{name}", new.read(item))
 
 
 class Customized:
@@ -87,28 +87,33 @@ class Customized:
 
 
 class TextualInversion(Customized):
-    """One vector for one new token, which starts as the class word's."""
+    """Vectors for one new token, which start as the class word's."""
 
-    steps = 300
-    rate = 1e-2
+    steps = 150
+    rate = 2e-2
+    vectors = 4
 
     def __init__(self, miniature: Miniature, class_word: str) -> None:
         super().__init__(miniature, class_word)
-        self.vector = nn.Parameter(self._table()[ROWS.index(WORDS[class_word])].clone())
+        self.embedding = nn.Parameter(self._start(class_word))  # [vectors, width]
+
+    def _start(self, class_word: str) -> torch.Tensor:
+        return self._table()[ROWS.index(WORDS[class_word])].repeat(self.vectors, 1)
 
     def groups(self) -> list[dict[str, Any]]:
-        return [{"params": [self.vector], "lr": self.rate}]
+        return [{"params": [self.embedding], "lr": self.rate}]
 
     def encode(self, prompts: list[str]) -> torch.Tensor:
-        ids = torch.tensor([rows(prompt, {TOKEN: _NEW_ROW}) for prompt in prompts])
-        new = (ids == _NEW_ROW)[:, :, None]
+        names = {f"<new{i}>": _NEW_ROW + i for i in range(len(self.embedding))}
+        ids = torch.tensor([rows(prompt.replace(TOKEN, " ".join(names)), names) for prompt in prompts])
+        new = ids >= _NEW_ROW
 
         def insert(_module: nn.Module, _inputs: object, output: torch.Tensor) -> torch.Tensor:
-            return torch.where(new, self.vector, output)
+            return torch.where(new[:, :, None], self.embedding[(ids - _NEW_ROW).clamp(min=0)], output)
 
         hook = self.text.text_model.embeddings.token_embedding.register_forward_hook(insert)
         try:
-            encoded: torch.Tensor = self.text(ids.masked_fill(ids == _NEW_ROW, 0))[0]
+            encoded: torch.Tensor = self.text(ids.masked_fill(new, 0))[0]
         finally:
             hook.remove()
         return encoded
@@ -117,7 +122,7 @@ class TextualInversion(Customized):
         path = folder / f"{name}.pt"
         data = {
             "string_to_token": {"*": 265},
-            "string_to_param": {"*": self.vector.detach().float()[None].clone()},
+            "string_to_param": {"*": self.embedding.detach().float().clone()},
             "name": name,
             "step": self.steps,
             "sd_checkpoint": None,
@@ -137,18 +142,22 @@ class CustomDiffusion(TextualInversion):
     steps = 200
     rate = 5e-3
     weight_rate = 1e-3
+    vectors = 1
     prior = True
 
     def __init__(self, miniature: Miniature, class_word: str) -> None:
         super().__init__(miniature, class_word)
         self.phrase = f"a {TOKEN} {class_word}"
-        # The authors start with a rare token's embedding: here, a random one of the words' size.
-        self.vector = nn.Parameter(torch.randn(TEXT_WIDTH) * self._table().std())
         self.weights = {
             name: parameter.requires_grad_(True)
             for name, parameter in self.unet.named_parameters()
             if ".attn2.to_k." in name or ".attn2.to_v." in name
         }
+
+    def _start(self, class_word: str) -> torch.Tensor:
+        # The authors start with a rare token's embedding: here, a random one of the words' size.
+        del class_word
+        return torch.randn(self.vectors, TEXT_WIDTH) * self._table().std()
 
     def groups(self) -> list[dict[str, Any]]:
         weights = {"params": list(self.weights.values()), "lr": self.weight_rate}
@@ -160,7 +169,7 @@ class CustomDiffusion(TextualInversion):
             f"model.diffusion_model.{ldm_unet_name(key)}": weight.detach().half().clone()
             for key, weight in self.weights.items()
         }
-        state["embed"] = self.vector.detach().float()[None].clone()
+        state["embed"] = self.embedding.detach().float().clone()
         save_pickle({"state_dict": state}, path)
         return path
 
@@ -169,7 +178,7 @@ class CatVersion(Customized):
     """A key and a value before those of the text encoder's last three layers; the class word is the concept."""
 
     steps = 500
-    rate = 5e-2
+    rate = 4e-1
 
     def __init__(self, miniature: Miniature, class_word: str) -> None:
         super().__init__(miniature, class_word)
