@@ -18,7 +18,7 @@ from alignit.diffusers import AlignIT, AlignITWarning
 from miniature.captions import PLACES, article
 from miniature.classifier import read_attributes
 from miniature.pipeline import make_pipeline
-from miniature.sampling import sample
+from miniature.sampling import SAMPLING_STEPS, sample
 from miniature.weights import FOLDER, load_classifier, load_miniature
 from miniature.world import ACCESSORIES, BACKGROUNDS, COMPANIONS
 
@@ -55,8 +55,12 @@ def surroundings(count: int, seed: int) -> list[Surroundings]:
 class Bench:
     """The miniature, its classifier, and AlignIT on its pipeline."""
 
-    def __init__(self, folder: Path = FOLDER, batch: int = 32) -> None:
+    def __init__(self, folder: Path = FOLDER, batch: int = 32, steps: int = SAMPLING_STEPS) -> None:
         """Load the weights of a folder.
+
+        Args:
+            batch: Pictures that are made at once.
+            steps: Of sampling.
 
         Raises:
             WeightsError: They are missing or damaged.
@@ -65,6 +69,7 @@ class Bench:
         self.classifier = load_classifier(folder)
         self.pipe = make_pipeline(self.miniature)
         self.batch = batch
+        self.steps = steps
 
     def aligned(self, *concepts: Concept) -> AlignIT:
         """Return AlignIT with concepts, or with none: for words at words."""
@@ -106,7 +111,7 @@ class Bench:
         # The pipeline's own scheduler, as AlignIT counts the steps by it.
         return sample(
             self.pipe.unet, model.vae, model.scale, positive, negative, list(seeds), batch=self.batch,
-            scheduler=self.pipe.scheduler,
+            steps=self.steps, scheduler=self.pipe.scheduler,
         )  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 """The paper's Table 1 in kind: three methods with and without AlignIT, on the miniature.
 
-    python -m miniature.studies.table [--work FOLDER] [--output docs/studies]
+    python -m miniature.studies.table [--work FOLDER] [--output docs/studies] [--part 1/2]
 
 Protocol, fixed before the reported run. Concepts: those of `TEST`; rates and steps of training are chosen on
 `VALIDATION`, with other prompts and other seeds. Each concept is trained by each method with `TRAINING_SEEDS` seeds.
@@ -11,9 +11,12 @@ concept with its class word, the ceiling of text alignment. The classifier reads
 - image alignment: the share of pictures with the concept's class, colours and pattern, all right;
 - overall: their geometric mean.
 
+Pictures have 8 steps of DDIM: on validation prompts the class word showed as much of what they name as with 20.
+
 Intervals hold 95% of 2,000 bootstrap samples, drawn over trained concepts and, in each of them, over prompts.
 
-What is made is kept in the work folder; the same command goes on from there.
+What is made is kept in the work folder; the same command goes on from there. With `--part 1/2` a process does only the
+first of two halves, to go on with the other on another core; the page is made by the command without it.
 """
 
 from __future__ import annotations
@@ -22,11 +25,12 @@ import argparse
 import random
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
+from PIL import Image
 
 from alignit.formats import load_concept
 from evaluation.intervals import interval
@@ -34,9 +38,11 @@ from evaluation.lines import add_line, read_lines
 from miniature.concepts import CONCEPTS, ConceptSpec, concept_file, train_concept
 from miniature.customization import METHODS
 from miniature.demo import Subject
+from miniature.grids import draw_grid
 from miniature.state import TrainingError, prepare_folder, progress
-from miniature.studies.bench import Bench, Surroundings, surroundings
+from miniature.studies.bench import Bench, Surroundings, share, surroundings, to_image
 from miniature.studies.pages import OUTPUT, Page, table
+from miniature.studies.plots import alignment_plot, concepts_plot
 from miniature.weights import FOLDER, WeightsError
 from miniature.world import Look
 
@@ -45,6 +51,7 @@ TEST = ("my-cat", "my-fish", "my-car")
 TRAINING_SEEDS = 3
 PROMPTS, SEEDS = 20, 50
 FIRST_SEED = 6_000_000
+SAMPLING_STEPS = 8
 SAMPLES = 2_000  # of the bootstrap
 WAYS = ("plain", "AlignIT")
 CLASS_WORD = "class word"
@@ -83,10 +90,17 @@ class Unit:
 
 @dataclass(frozen=True)
 class Scores:
-    """Text and image alignment of the pictures of a unit, each from 0 to 1."""
+    """How the pictures of a unit are aligned; shares from 0 to 1.
+
+    Attributes:
+        text: Text alignment.
+        image: Image alignment.
+        right: Of each attribute that the prompt or the concept asks for.
+    """
 
     text: float
     image: float
+    right: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -114,9 +128,10 @@ def validation_prompts() -> list[Surroundings]:
 
 def score(shown: Sequence[dict[str, str]], around: Surroundings, look: Look) -> Scores:
     """Score pictures of one prompt."""
-    text = [seen[name] == value for seen in shown for name, value in around.values().items()]
-    image = [all(seen[name] == value for name, value in look.values().items()) for seen in shown]
-    return Scores(sum(text) / len(text), sum(image) / len(image))
+    text, identity = around.values(), look.values()
+    right = {name: share([seen[name] == value for seen in shown]) for name, value in (text | identity).items()}
+    image = share([all(seen[name] == value for name, value in identity.items()) for seen in shown])
+    return Scores(sum(right[name] for name in text) / len(text), image, right)
 
 
 class Results:
@@ -127,13 +142,14 @@ class Results:
         self.scores: dict[str, Scores] = {}
         for entry in read_lines(path):
             try:
-                self.scores[entry["unit"]] = Scores(float(entry["text"]), float(entry["image"]))
-            except (ValueError, KeyError, TypeError):
+                right = {name: float(value) for name, value in entry["right"].items()}
+                self.scores[entry["unit"]] = Scores(float(entry["text"]), float(entry["image"]), right)
+            except (ValueError, KeyError, TypeError, AttributeError):
                 continue
 
     def add(self, unit: Unit, scores: Scores) -> None:
         """Keep the scores of a unit."""
-        add_line(self.path, {"unit": unit.key, "text": scores.text, "image": scores.image})
+        add_line(self.path, {"unit": unit.key} | asdict(scores))
         self.scores[unit.key] = scores
 
 
@@ -147,6 +163,12 @@ def units(concepts: Sequence[str], trainings: int, prompts: int) -> Iterator[Uni
                 for way in WAYS:
                     for prompt in range(prompts):
                         yield Unit(method, concept, training, way, prompt)
+
+
+def part_of(every: Sequence[Unit], number: int, parts: int) -> list[Unit]:
+    """Return a part's share of the units: no two parts need the same trained concept."""
+    trained = sorted({(unit.concept, unit.training, unit.method) for unit in every})
+    return [u for u in every if trained.index((u.concept, u.training, u.method)) % parts == number - 1]
 
 
 class Run:
@@ -165,18 +187,30 @@ class Run:
         for index in progress("Pictures", 0, len(waiting)):
             unit = waiting[index]
             look = _spec(unit.concept).look
-            shown = self.bench.read(self._pictures(unit, around[unit.prompt], look))
+            shown = self.bench.read(self._pictures(unit, around[unit.prompt], look, self.seeds))
             self.results.add(unit, score(shown, around[unit.prompt], look))
 
-    def _pictures(self, unit: Unit, around: Surroundings, look: Look) -> torch.Tensor:
+    def _pictures(self, unit: Unit, around: Surroundings, look: Look, count: int) -> torch.Tensor:
         # The same noise for all methods and ways: differences are of what is compared.
-        seeds = [FIRST_SEED + 1000 * unit.prompt + i for i in range(self.seeds)]
+        seeds = [FIRST_SEED + 1000 * unit.prompt + i for i in range(count)]
         if unit.way == CLASS_WORD:
-            return self.bench.pictures([around.around(look.kind)] * self.seeds, seeds)
+            return self.bench.pictures([around.around(look.kind)] * count, seeds)
         subject = self._trained(unit)
         aligned = self.bench.aligned(subject.concept)
-        prompts = [around.around(subject.mark)] * self.seeds
+        prompts = [around.around(subject.mark)] * count
         return self.bench.pictures(prompts, seeds, aligned, align=unit.way == "AlignIT")
+
+    def examples(self, concepts: Sequence[str], around: Sequence[Surroundings]) -> Image.Image:
+        """Draw a grid: each method on each concept, the class word, the method alone and with AlignIT."""
+        labels, rows = [], []
+        for prompt, concept in enumerate(concepts):
+            for method in METHODS:
+                units = [Unit(CLASS_WORD, concept, 0, CLASS_WORD, prompt)]
+                units += [Unit(method, concept, 0, way, prompt) for way in WAYS]
+                made = [self._pictures(unit, around[prompt], _spec(concept).look, 2) for unit in units]
+                labels.append(f"{_TITLES[method]}: {around[prompt].around(concept)}")
+                rows.append([to_image(pictures[i]) for i in range(2) for pictures in made])
+        return draw_grid(["class word", "alone", "with AlignIT"] * 2, labels, rows)
 
     def _trained(self, unit: Unit) -> Subject:
         key = unit.method, unit.concept, unit.training
@@ -235,10 +269,10 @@ def with_interval(value: float, samples: Sequence[float]) -> Interval:
     return Interval(value, *interval(samples))
 
 
-def make_page(results: Results, every: Sequence[Unit], seeds: int) -> Page:
+def make_page(results: Results, every: Sequence[Unit], seeds: int, examples: Image.Image | None = None) -> Page:
     """Make the page of a run that is complete."""
     by_way = blocks(results, every)
-    rows, gains, numbers = [], [], {}
+    rows, gains, numbers, attributes = [], [], {}, []
     for method in (CLASS_WORD, *METHODS):
         ways = (CLASS_WORD,) if method == CLASS_WORD else WAYS
         groups = [by_way[method, way] for way in ways]
@@ -250,6 +284,7 @@ def make_page(results: Results, every: Sequence[Unit], seeds: int) -> Page:
             rows.append([title, *map(str, three)])
             names = ("text", "image", "overall")
             numbers[title] = {n: [x.value, x.low, x.high] for n, x in zip(names, three, strict=True)}
+            attributes.append([title, *(f"{value:.3f}" for value in _right(group).values())])
         if method != CLASS_WORD:
             gains.append(_gains(method, groups, samples))
     made = len(every) * seeds
@@ -266,11 +301,46 @@ What AlignIT changes, against the method alone:
 {made:,} pictures: {len(TEST)} concepts ({", ".join(TEST)}), {TRAINING_SEEDS} training seeds for each method, {PROMPTS}
 prompts, {seeds} seeds. In brackets: 95% of the bootstrap's samples.
 
+![Text against image alignment, each method alone and with AlignIT](table-alignment.png)
+
+Each line is a trained concept:
+
+![Text and image alignment of each trained concept, alone and with AlignIT](table-concepts.png)
+
+The share of pictures that show each attribute right:
+
+{table(["", *_right(by_way[CLASS_WORD, CLASS_WORD])], attributes)}
+
+The first two seeds of one prompt for each concept, the first training seed:
+
+![The class word, each method alone and with AlignIT](table-examples.png)
+
 {_protocol()}
 
 `python -m miniature.studies.table` made this page.
 """
-    return Page("table", text, {"pictures": made, "rows": numbers})
+    pairs = {_TITLES[m]: (numbers[_TITLES[m]], numbers[f"{_TITLES[m]} + AlignIT"]) for m in METHODS}
+    pictures = {
+        "-alignment": alignment_plot(pairs, numbers["Class word"]["text"][0]),
+        "-concepts": concepts_plot({name: _of_concepts(by_way, name) for name in ("text", "image")}),
+    }
+    if examples:
+        pictures["-examples"] = examples
+    return Page("table", text, {"pictures": made, "rows": numbers}, pictures)
+
+
+def _right(group: Blocks) -> dict[str, float]:
+    flat = [one.right for of_concept in group.values() for one in of_concept]
+    return {name: sum(one[name] for one in flat) / len(flat) for name in flat[0]}
+
+
+def _of_concepts(
+    by_way: Mapping[tuple[str, str], Blocks], name: str
+) -> dict[str, tuple[Sequence[float], Sequence[float]]]:
+    def of(method: str, way: str) -> list[float]:
+        return [sum(getattr(one, name) for one in scores) / len(scores) for scores in by_way[method, way].values()]
+
+    return {_TITLES[method]: (of(method, WAYS[0]), of(method, WAYS[1])) for method in METHODS}
 
 
 def _gains(method: str, groups: Sequence[Blocks], samples: Sequence[Sequence[tuple[float, ...]]]) -> list[str]:
@@ -291,12 +361,24 @@ def _protocol() -> str:
     return (__doc__ or "").split("\n\n", 2)[2].split("What is made")[0].strip()
 
 
+def _part(text: str) -> tuple[int, int]:
+    number, _, parts = text.partition("/")
+    try:
+        part = int(number), int(parts)
+    except ValueError:
+        part = 0, 0
+    if not 1 <= part[0] <= part[1]:
+        raise argparse.ArgumentTypeError(f"{text!r} is no part: write 1/2 for the first of two")
+    return part
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("table-work"), help="folder of what is made on the way")
     parser.add_argument("--output", type=Path, default=OUTPUT, help="folder of the page")
     parser.add_argument("--weights", type=Path, default=FOLDER, help="folder of the miniature's weights")
     parser.add_argument("--validation", action="store_true", help="try it on the concepts and prompts for validation")
+    parser.add_argument("--part", type=_part, help="do only a part, such as 1/2, and make no page")
     parser.add_argument("--seeds", type=int, default=SEEDS, help="pictures of each prompt")
     options = parser.parse_args(arguments)
     around = validation_prompts() if options.validation else reported_prompts()
@@ -304,9 +386,13 @@ def main(arguments: list[str] | None = None) -> int:
     every = list(units(VALIDATION if options.validation else TEST, trainings, len(around)))
     try:
         prepare_folder(options.work)
-        run = Run(Bench(options.weights, batch=50), options.work, options.seeds)
+        run = Run(Bench(options.weights, batch=50, steps=SAMPLING_STEPS), options.work, options.seeds)
+        if options.part:
+            run.make(part_of(every, *options.part), around)
+            return 0
         run.make(every, around)
-        page = make_page(run.results, every, options.seeds)
+        concepts = list(dict.fromkeys(unit.concept for unit in every))
+        page = make_page(run.results, every, options.seeds, run.examples(concepts, around))
         if options.validation:
             print(page.text)
         else:

@@ -48,6 +48,7 @@ def test_text_and_image_alignment_of_pictures() -> None:
     scores = table.score([right, no_ball, other, right], around, LOOK)
     assert scores.text == pytest.approx(11 / 12)
     assert scores.image == pytest.approx(3 / 4)
+    assert (scores.right["companion"], scores.right["second"], scores.right["class"]) == (3 / 4, 3 / 4, 1)
 
 
 @given(st.lists(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=3, max_size=3), min_size=1, max_size=4))
@@ -90,11 +91,34 @@ def test_the_page_of_a_run_says_what_alignit_changes() -> None:
     results = table.Results(Path("/nonexistent"))
     for unit in every:
         text = {"plain": 0.5, "AlignIT": 0.6, table.CLASS_WORD: 0.9}[unit.way]
-        results.scores[unit.key] = table.Scores(text, 0.0 if unit.way == table.CLASS_WORD else 0.8)
+        image = 0.0 if unit.way == table.CLASS_WORD else 0.8
+        results.scores[unit.key] = table.Scores(text, image, {"companion": text, "pattern": image})
     page = table.make_page(results, every, 5)
     assert "| Textual Inversion + AlignIT | 0.600 (0.600 to 0.600) | 0.800" in page.text
     assert "| CatVersion | +0.200 (+0.200 to +0.200) | +0.082 | +0.000" in page.text
+    assert "| CatVersion + AlignIT | 0.600 | 0.800 |" in page.text
     assert page.numbers["rows"]["Class word"]["text"] == pytest.approx([0.9] * 3)
+    for name, picture in page.pictures.items():
+        assert f"table{name}.png" in page.text
+        low, high = picture.convert("L").getextrema()
+        assert low < 100 < high
+
+
+def test_parts_make_all_units_and_share_no_trained_concept() -> None:
+    every = list(table.units(table.TEST, 3, 2))
+    parts = [table.part_of(every, number, 2) for number in (1, 2)]
+    assert sorted(unit.key for part in parts for unit in part) == sorted(unit.key for unit in every)
+    first, second = ({(unit.concept, unit.method, unit.training) for unit in part} for part in parts)
+    assert not first & second
+    assert abs(len(parts[0]) - len(parts[1])) <= len(every) / 10
+
+
+@pytest.mark.parametrize("part", ["0/2", "3/2", "one", "1"])
+def test_a_part_that_is_none_is_refused(part: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        table.main(["--part", part, "--work", str(tmp_path)])
+    assert "write 1/2" in capsys.readouterr().err
+
 
 
 @pytest.mark.parametrize("case", [*lengths.LONGER, *lengths.SHORTER], ids=lambda case: case.mark)
