@@ -25,7 +25,7 @@ import torch
 from miniature.autoencoder import pictures, to_input
 from miniature.captions import caption
 from miniature.classifier import Classifier, read_attributes
-from miniature.customization import METHODS, Customized
+from miniature.customization import METHODS, MISTAKES, OVERFITTED, Customized
 from miniature.diffusion import noised
 from miniature.model import STEPS
 from miniature.state import progress
@@ -64,12 +64,12 @@ def train_concept(
     """Train one concept with one method, on prompts such as "a photo of a <new1>".
 
     Args:
-        method: A key of `customization.METHODS`.
+        method: A key of `customization.METHODS`, or of `customization.MISTAKES`.
         seed: Of the noise and of what the method initialises at random.
         steps: The method's own number if None.
     """
     torch.manual_seed(seed)
-    customized = METHODS[method](miniature, spec.look.kind)
+    customized = (METHODS | MISTAKES)[method](miniature, spec.look.kind)
     with torch.no_grad():
         latents = _latents(miniature, spec.scenes(), spec.seeds()).repeat(REPEATS, 1, 1, 1)
     optimizer = torch.optim.AdamW(customized.groups(), weight_decay=0.0)
@@ -136,6 +136,7 @@ def concept_file(folder: Path, spec: ConceptSpec, method: str) -> Path:
     names = {
         "textual_inversion": f"{spec.name}.pt",
         "custom_diffusion": f"{spec.name}.ckpt",
+        OVERFITTED: f"{spec.name}.ckpt",
         "catversion": f"{spec.look.kind}/pytorch_adapter.bin",
     }
     return folder / method / names[method]

@@ -174,6 +174,13 @@ class CustomDiffusion(TextualInversion):
         return path
 
 
+class OverfittedCustomDiffusion(CustomDiffusion):
+    """The same without other pictures of the class, and too fast: what it changes reaches all words of a prompt."""
+
+    weight_rate = 3e-3
+    prior = False
+
+
 class CatVersion(Customized):
     """A key and a value before those of the text encoder's last three layers; the class word is the concept."""
 
@@ -274,3 +281,5 @@ METHODS: dict[str, type[Customized]] = {
     "custom_diffusion": CustomDiffusion,
     "catversion": CatVersion,
 }
+OVERFITTED = "custom_diffusion_overfitted"
+MISTAKES: dict[str, type[Customized]] = {OVERFITTED: OverfittedCustomDiffusion}

@@ -1,11 +1,13 @@
-"""The paper's Table 1 in kind: three methods with and without AlignIT, on the miniature.
+"""The paper's Table 1 in kind: its three methods with and without AlignIT, on the miniature.
 
     python -m miniature.studies.table [--work FOLDER] [--output docs/studies] [--part 1/2]
 
 Protocol, fixed before the reported run. Concepts: those of `TEST`; rates and steps of training are chosen on
-`VALIDATION`, with other prompts and other seeds. Each concept is trained by each method with `TRAINING_SEEDS` seeds.
-For each of them pictures of 20 prompts with 50 seeds are made with the method alone and with AlignIT; and for each
-concept with its class word, the ceiling of text alignment. The classifier reads all pictures:
+`VALIDATION`, with other prompts and other seeds. Each concept is trained by each method with three seeds, and by Custom
+Diffusion once more with a mistake that users make: without other pictures of the class, at the rate at which the
+validation concept began to lose the rest of the prompt. Each of these has pictures of 20 prompts with 20 seeds, so a
+concept has 60 seeds, with the method alone and with AlignIT, and from the same noise with the class word, the ceiling
+of text alignment. The classifier reads all pictures:
 
 - text alignment: of background, companion and accessory, which every prompt names, the share that is shown;
 - image alignment: the share of pictures with the concept's class, colours and pattern, all right;
@@ -36,7 +38,7 @@ from alignit.formats import load_concept
 from evaluation.intervals import interval
 from evaluation.lines import add_line, read_lines
 from miniature.concepts import CONCEPTS, ConceptSpec, concept_file, train_concept
-from miniature.customization import METHODS
+from miniature.customization import METHODS, OVERFITTED
 from miniature.demo import Subject
 from miniature.grids import draw_grid
 from miniature.state import TrainingError, prepare_folder, progress
@@ -49,19 +51,21 @@ from miniature.world import Look
 VALIDATION = ("my-robot",)
 TEST = ("my-cat", "my-fish", "my-car")
 TRAINING_SEEDS = 3
-PROMPTS, SEEDS = 20, 50
+PROMPTS, SEEDS = 20, 20  # seeds of each trained concept
 FIRST_SEED = 6_000_000
 SAMPLING_STEPS = 8
 SAMPLES = 2_000  # of the bootstrap
 WAYS = ("plain", "AlignIT")
 CLASS_WORD = "class word"
+TRAINED = (*METHODS, OVERFITTED)
 _TITLES = {
     "textual_inversion": "Textual Inversion",
     "custom_diffusion": "Custom Diffusion",
+    OVERFITTED: "Custom Diffusion, overfitted",
     "catversion": "CatVersion",
 }
 # The paper's Table 1: how much AlignIT raises text alignment, relative to the method alone.
-PAPER = {"textual_inversion": 0.164, "custom_diffusion": 0.052, "catversion": 0.082}
+PAPER = {"textual_inversion": 0.164, "custom_diffusion": 0.052, "catversion": 0.082, OVERFITTED: 0.052}
 
 
 @dataclass(frozen=True)
@@ -69,9 +73,9 @@ class Unit:
     """What a block of pictures is made of: one prompt, with all its seeds.
 
     Attributes:
-        method: A key of `METHODS`, or CLASS_WORD.
+        method: One of TRAINED, or CLASS_WORD.
         concept: The concept's name.
-        training: Its training seed; 0 for the class word.
+        training: Its training seed, which its noise depends on too.
         way: One of WAYS, or CLASS_WORD.
         prompt: The prompt's number.
     """
@@ -156,9 +160,10 @@ class Results:
 def units(concepts: Sequence[str], trainings: int, prompts: int) -> Iterator[Unit]:
     """Yield all units of a run, those that share a trained concept one after the other."""
     for concept in concepts:
-        for prompt in range(prompts):
-            yield Unit(CLASS_WORD, concept, 0, CLASS_WORD, prompt)
-        for method in METHODS:
+        for training in range(trainings):
+            for prompt in range(prompts):
+                yield Unit(CLASS_WORD, concept, training, CLASS_WORD, prompt)
+        for method in TRAINED:
             for training in range(trainings):
                 for way in WAYS:
                     for prompt in range(prompts):
@@ -192,7 +197,8 @@ class Run:
 
     def _pictures(self, unit: Unit, around: Surroundings, look: Look, count: int) -> torch.Tensor:
         # The same noise for all methods and ways: differences are of what is compared.
-        seeds = [FIRST_SEED + 1000 * unit.prompt + i for i in range(count)]
+        first = FIRST_SEED + 1000 * unit.prompt + self.seeds * unit.training
+        seeds = list(range(first, first + count))
         if unit.way == CLASS_WORD:
             return self.bench.pictures([around.around(look.kind)] * count, seeds)
         subject = self._trained(unit)
@@ -204,7 +210,7 @@ class Run:
         """Draw a grid: each method on each concept, the class word, the method alone and with AlignIT."""
         labels, rows = [], []
         for prompt, concept in enumerate(concepts):
-            for method in METHODS:
+            for method in TRAINED:
                 units = [Unit(CLASS_WORD, concept, 0, CLASS_WORD, prompt)]
                 units += [Unit(method, concept, 0, way, prompt) for way in WAYS]
                 made = [self._pictures(unit, around[prompt], _spec(concept).look, 2) for unit in units]
@@ -273,7 +279,7 @@ def make_page(results: Results, every: Sequence[Unit], seeds: int, examples: Ima
     """Make the page of a run that is complete."""
     by_way = blocks(results, every)
     rows, gains, numbers, attributes = [], [], {}, []
-    for method in (CLASS_WORD, *METHODS):
+    for method in (CLASS_WORD, *TRAINED):
         ways = (CLASS_WORD,) if method == CLASS_WORD else WAYS
         groups = [by_way[method, way] for way in ways]
         samples = bootstrap(groups)
@@ -299,7 +305,7 @@ What AlignIT changes, against the method alone:
 {table(compared, gains)}
 
 {made:,} pictures: {len(TEST)} concepts ({", ".join(TEST)}), {TRAINING_SEEDS} training seeds for each method, {PROMPTS}
-prompts, {seeds} seeds. In brackets: 95% of the bootstrap's samples.
+prompts, {seeds} seeds for each of them. In brackets: 95% of the bootstrap's samples.
 
 ![Text against image alignment, each method alone and with AlignIT](table-alignment.png)
 
@@ -319,7 +325,7 @@ The first two seeds of one prompt for each concept, the first training seed:
 
 `python -m miniature.studies.table` made this page.
 """
-    pairs = {_TITLES[m]: (numbers[_TITLES[m]], numbers[f"{_TITLES[m]} + AlignIT"]) for m in METHODS}
+    pairs = {_TITLES[m]: (numbers[_TITLES[m]], numbers[f"{_TITLES[m]} + AlignIT"]) for m in TRAINED}
     pictures = {
         "-alignment": alignment_plot(pairs, numbers["Class word"]["text"][0]),
         "-concepts": concepts_plot({name: _of_concepts(by_way, name) for name in ("text", "image")}),
@@ -340,7 +346,7 @@ def _of_concepts(
     def of(method: str, way: str) -> list[float]:
         return [sum(getattr(one, name) for one in scores) / len(scores) for scores in by_way[method, way].values()]
 
-    return {_TITLES[method]: (of(method, WAYS[0]), of(method, WAYS[1])) for method in METHODS}
+    return {_TITLES[method]: (of(method, WAYS[0]), of(method, WAYS[1])) for method in TRAINED}
 
 
 def _gains(method: str, groups: Sequence[Blocks], samples: Sequence[Sequence[tuple[float, ...]]]) -> list[str]:
