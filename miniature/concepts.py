@@ -25,7 +25,7 @@ import torch
 from miniature.autoencoder import pictures, to_input
 from miniature.captions import caption
 from miniature.classifier import Classifier, read_attributes
-from miniature.customization import METHODS, MISTAKES, OVERFITTED, Customized
+from miniature.customization import METHODS, OVERFITTED, Customized
 from miniature.diffusion import noised
 from miniature.model import STEPS
 from miniature.state import progress
@@ -59,23 +59,23 @@ CONCEPTS = tuple(ConceptSpec(f"my-{HELD_OUT[i].kind}", HELD_OUT[i]) for i in (1,
 
 
 def train_concept(
-    miniature: Miniature, spec: ConceptSpec, method: str, seed: int = 0, steps: int | None = None
+    miniature: Miniature, spec: ConceptSpec, method: type[Customized], seed: int = 0, steps: int | None = None
 ) -> Customized:
     """Train one concept with one method, on prompts such as "a photo of a <new1>".
 
     Args:
-        method: A key of `customization.METHODS`, or of `customization.MISTAKES`.
+        method: Such as one of `customization.METHODS`.
         seed: Of the noise and of what the method initialises at random.
         steps: The method's own number if None.
     """
     torch.manual_seed(seed)
-    customized = (METHODS | MISTAKES)[method](miniature, spec.look.kind)
+    customized = method(miniature, spec.look.kind)
     with torch.no_grad():
         latents = _latents(miniature, spec.scenes(), spec.seeds()).repeat(REPEATS, 1, 1, 1)
     optimizer = torch.optim.AdamW(customized.groups(), weight_decay=0.0)
     rng = random.Random(seed)
     others = _others(miniature, spec, rng) if customized.prior else iter(())
-    for step in progress(f"{spec.name} by {method}", 0, steps or customized.steps):
+    for step in progress(f"{spec.name} by {method.__name__}", 0, steps or customized.steps):
         generator = torch.Generator().manual_seed(100_000 * seed + step)
         texts = [f"{rng.choice(PROMPTS)} {customized.phrase}" for _ in latents]
         batch = latents
@@ -163,7 +163,7 @@ def main(arguments: list[str] | None = None) -> int:
                     print(f"{path} is there already")
                     continue
                 path.parent.mkdir(parents=True, exist_ok=True)
-                customized = train_concept(miniature, spec, method, options.seed)
+                customized = train_concept(miniature, spec, METHODS[method], options.seed)
                 customized.save(options.folder / method, spec.name)
                 print(f"{path}: identity {identity(customized, spec.look, classifier):.3f}", flush=True)
     except (WeightsError, OSError) as error:

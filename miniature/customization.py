@@ -282,4 +282,3 @@ METHODS: dict[str, type[Customized]] = {
     "catversion": CatVersion,
 }
 OVERFITTED = "custom_diffusion_overfitted"
-MISTAKES: dict[str, type[Customized]] = {OVERFITTED: OverfittedCustomDiffusion}

@@ -38,7 +38,7 @@ from alignit.formats import load_concept
 from evaluation.intervals import interval
 from evaluation.lines import add_line, read_lines
 from miniature.concepts import CONCEPTS, ConceptSpec, concept_file, train_concept
-from miniature.customization import METHODS, OVERFITTED
+from miniature.customization import METHODS, OVERFITTED, OverfittedCustomDiffusion
 from miniature.demo import Subject
 from miniature.grids import draw_grid
 from miniature.state import TrainingError, prepare_folder, progress
@@ -57,7 +57,7 @@ SAMPLING_STEPS = 8
 SAMPLES = 2_000  # of the bootstrap
 WAYS = ("plain", "AlignIT")
 CLASS_WORD = "class word"
-TRAINED = (*METHODS, OVERFITTED)
+TRAINED = METHODS | {OVERFITTED: OverfittedCustomDiffusion}
 _TITLES = {
     "textual_inversion": "Textual Inversion",
     "custom_diffusion": "Custom Diffusion",
@@ -225,7 +225,7 @@ class Run:
             path = concept_file(folder, spec, unit.method)
             if not path.exists():
                 path.parent.mkdir(parents=True, exist_ok=True)
-                trained = train_concept(self.bench.miniature, spec, unit.method, unit.training)
+                trained = train_concept(self.bench.miniature, spec, TRAINED[unit.method], unit.training)
                 trained.save(folder / unit.method, spec.name)
             self._subject = key, Subject(load_concept(path), spec.look.kind)
         return self._subject[1]

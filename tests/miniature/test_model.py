@@ -151,7 +151,7 @@ def test_v_gives_back_picture_and_noise() -> None:
 @pytest.mark.parametrize("method", list(METHODS))
 def test_concepts_are_written_as_alignit_reads_them(untrained: Miniature, tmp_path: Path, method: str) -> None:
     before = {name: tensor.clone() for name, tensor in untrained.unet.state_dict().items()}
-    customized = concepts.train_concept(untrained, concepts.CONCEPTS[0], method, steps=2)
+    customized = concepts.train_concept(untrained, concepts.CONCEPTS[0], METHODS[method], steps=2)
     path = customized.save(tmp_path, "my-cat")
     concept = load_concept(path)
     if method == "catversion":

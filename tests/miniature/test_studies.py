@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 pytest.importorskip("diffusers")
 
 from alignit.controls import Controls
-from miniature.studies import controls, lengths, manipulation, table
+from alignit.formats import load_concept
+from miniature.demo import Subject
+from miniature.studies import controls, lengths, manipulation, rows, table
 from miniature.studies.bench import Bench, surroundings
 from miniature.studies.pages import Page, run_study
 from miniature.world import HELD_OUT, Look
@@ -120,7 +122,6 @@ def test_a_part_that_is_none_is_refused(part: str, tmp_path: Path, capsys: pytes
     assert "write 1/2" in capsys.readouterr().err
 
 
-
 @pytest.mark.parametrize("case", [*lengths.LONGER, *lengths.SHORTER], ids=lambda case: case.mark)
 def test_rules_of_alignment_place_as_many_words_as_they_say(case: lengths.Case) -> None:
     assert case.is_longer == (case in lengths.LONGER)
@@ -138,6 +139,31 @@ def test_alignits_own_rule_is_alignit(bench: Bench, case: lengths.Case) -> None:
     ours = bench.conditioning([around.around(case.mark) for around in where], bench.aligned())
     assert torch.allclose(ours, rows, atol=1e-5)
     assert not torch.allclose(lengths.spliced(bench, lengths.first(case), where), rows, atol=1e-2)
+
+
+def test_an_adapter_that_is_trained_through_alignit_meets_what_alignit_makes_of_it(
+    bench: Bench, tmp_path: Path
+) -> None:
+    adapter = rows.AlignedCatVersion(bench.miniature, "cat")
+    adapter.prefix.data.normal_(generator=torch.Generator().manual_seed(0))
+    subject = Subject(load_concept(adapter.save(tmp_path, "cat")), "cat")
+    where = surroundings(2, 0)
+    prompts, marked = ([around.around(mark) for around in where] for mark in ("cat", subject.mark))
+    with torch.no_grad():
+        trained, everywhere = adapter.encode(prompts), adapter.encode_all(prompts)
+    aligned, plain = (bench.conditioning(marked, bench.aligned(subject.concept), align=on) for on in (True, False))
+    assert torch.allclose(trained, aligned, atol=1e-4)
+    assert torch.allclose(everywhere, plain, atol=1e-4)
+    assert not torch.allclose(aligned, plain, atol=1e-2)
+
+
+def test_rows_of_the_changed_encoder_stand_where_a_rule_says() -> None:
+    prompts = ["a photo of a cat", "a cat in the snow"]
+    base, changed = torch.zeros(2, 77, 1), torch.ones(2, 77, 1)
+    mixed = {name: rows.mixed(base, changed, rule, prompts, "cat").sum(dim=(1, 2)) for name, rule in rows.RULES.items()}
+    assert [found.tolist() for found in mixed.values()] == [[0, 0], [1, 1], [5, 5], [71, 71], [72, 72], [77, 77]]
+    at = rows.mixed(base, changed, rows.RULES["the class word's"], prompts, "cat").nonzero()[:, 1]
+    assert at.tolist() == [5, 2]
 
 
 def test_what_a_swap_did() -> None:
