@@ -26,18 +26,18 @@ def overlay(picture: Image.Image, relative: npt.NDArray[np.float32]) -> Image.Im
         picture: The picture.
         relative: The map, [height, width], from 0 to 1. It is stretched over the picture.
     """
-    stretched = Image.fromarray(relative.astype(np.float32), mode="F").resize(picture.size, Image.Resampling.BICUBIC)
+    stretched = Image.fromarray(relative.astype(np.float32)).resize(picture.size, Image.Resampling.BICUBIC)
     heat = np.clip(np.asarray(stretched), 0, 1)
     at = np.linspace(0, 1, len(_COLOURS))
     colour = np.stack([np.interp(heat, at, channel) for channel in zip(*_COLOURS, strict=True)], axis=-1)
     alpha = _STRENGTH * heat[..., None]
     pixels = np.asarray(picture.convert("RGB")).astype(np.float32)
-    return Image.fromarray((pixels * (1 - alpha) + colour * alpha).round().astype(np.uint8), mode="RGB")
+    return Image.fromarray((pixels * (1 - alpha) + colour * alpha).round().astype(np.uint8))
 
 
 def grey(relative: npt.NDArray[np.float32]) -> Image.Image:
     """Return a map, [height, width] from 0 to 1, as a picture of its size in 256 grey values."""
-    return Image.fromarray((np.clip(relative, 0, 1) * 255).round().astype(np.uint8), mode="L")
+    return Image.fromarray((np.clip(relative, 0, 1) * 255).round().astype(np.uint8))
 
 
 def thumbnail(picture: Image.Image) -> Image.Image:

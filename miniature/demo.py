@@ -87,6 +87,16 @@ class Settings:
     guidance: float
     seed: int
 
+    def arguments(self, row: int = 0) -> dict[str, Any]:
+        """Return them as a pipeline's arguments, for the prompt of a row."""
+        return {
+            "num_inference_steps": self.steps,
+            "guidance_scale": self.guidance,
+            "height": self.size,
+            "width": self.size,
+            "generator": torch.Generator().manual_seed(self.seed + row),
+        }
+
 
 def make_grid(
     pipe: Any, subjects: Sequence[Subject], prompts: Sequence[str], settings: Settings
@@ -109,14 +119,7 @@ def make_grid(
     grid: list[list[Image.Image]] = [[] for _ in prompts]
     for index in progress("Pictures", 0, len(prompts) * len(makers)):
         row, column = divmod(index, len(makers))
-        arguments = {
-            "num_inference_steps": settings.steps,
-            "guidance_scale": settings.guidance,
-            "height": settings.size,
-            "width": settings.size,
-            "generator": torch.Generator().manual_seed(settings.seed + row),
-        }
-        grid[row].append(makers[column](prompts[row], arguments).images[0])
+        grid[row].append(makers[column](prompts[row], settings.arguments(row)).images[0])
     return columns, grid
 
 
