@@ -98,7 +98,7 @@ def take_txt2img(webui: WebUI, browser: Browser) -> None:
     tab.open_panel()
     tab.class_words.fill("my-fish=fish")
     expect(tab.found.get_by_role("listitem")).to_have_count(3)
-    tab.expect_concept("my-fish", "textual inversion, 1 vector", "fish", "from the panel")
+    tab.expect_concept("my-fish", "textual inversion, 4 vectors", "fish", "from the panel")
     tab.generate(webui.url)
     page.mouse.move(0, 0)
     save("txt2img", page.screenshot(full_page=True, animations="disabled"))

@@ -58,7 +58,7 @@ SAMPLES = 2_000  # of the bootstrap
 WAYS = ("plain", "AlignIT")
 CLASS_WORD = "class word"
 TRAINED = METHODS | {OVERFITTED: OverfittedCustomDiffusion}
-_TITLES = {
+TITLES = {
     "textual_inversion": "Textual Inversion",
     "custom_diffusion": "Custom Diffusion",
     OVERFITTED: "Custom Diffusion, overfitted",
@@ -134,8 +134,12 @@ def score(shown: Sequence[dict[str, str]], around: Surroundings, look: Look) -> 
     """Score pictures of one prompt."""
     text, identity = around.values(), look.values()
     right = {name: share([seen[name] == value for seen in shown]) for name, value in (text | identity).items()}
-    image = share([all(seen[name] == value for name, value in identity.items()) for seen in shown])
-    return Scores(sum(right[name] for name in text) / len(text), image, right)
+    return Scores(sum(right[name] for name in text) / len(text), right_looks(shown, look), right)
+
+
+def right_looks(shown: Sequence[dict[str, str]], look: Look) -> float:
+    """Return the share of pictures that show all of a look."""
+    return share([all(seen[name] == value for name, value in look.values().items()) for seen in shown])
 
 
 class Results:
@@ -214,7 +218,7 @@ class Run:
                 units = [Unit(CLASS_WORD, concept, 0, CLASS_WORD, prompt)]
                 units += [Unit(method, concept, 0, way, prompt) for way in WAYS]
                 made = [self._pictures(unit, around[prompt], _spec(concept).look, 2) for unit in units]
-                labels.append(f"{_TITLES[method]}: {around[prompt].around(concept)}")
+                labels.append(f"{TITLES[method]}: {around[prompt].around(concept)}")
                 rows.append([to_image(pictures[i]) for i in range(2) for pictures in made])
         return draw_grid(["class word", "alone", "with AlignIT"] * 2, labels, rows)
 
@@ -286,7 +290,7 @@ def make_page(results: Results, every: Sequence[Unit], seeds: int, examples: Ima
         for way, group, of_group in zip(ways, groups, samples, strict=True):
             values = means(list(group.values()))
             three = [with_interval(value, [one[i] for one in of_group]) for i, value in enumerate(values)]
-            title = _TITLES.get(method, "Class word") + (" + AlignIT" if way == "AlignIT" else "")
+            title = TITLES.get(method, "Class word") + (" + AlignIT" if way == "AlignIT" else "")
             rows.append([title, *map(str, three)])
             names = ("text", "image", "overall")
             numbers[title] = {n: [x.value, x.low, x.high] for n, x in zip(names, three, strict=True)}
@@ -325,7 +329,7 @@ The first two seeds of one prompt for each concept, the first training seed:
 
 `python -m miniature.studies.table` made this page.
 """
-    pairs = {_TITLES[m]: (numbers[_TITLES[m]], numbers[f"{_TITLES[m]} + AlignIT"]) for m in TRAINED}
+    pairs = {TITLES[m]: (numbers[TITLES[m]], numbers[f"{TITLES[m]} + AlignIT"]) for m in TRAINED}
     pictures = {
         "-alignment": alignment_plot(pairs, numbers["Class word"]["text"][0]),
         "-concepts": concepts_plot({name: _of_concepts(by_way, name) for name in ("text", "image")}),
@@ -346,7 +350,7 @@ def _of_concepts(
     def of(method: str, way: str) -> list[float]:
         return [sum(getattr(one, name) for one in scores) / len(scores) for scores in by_way[method, way].values()]
 
-    return {_TITLES[method]: (of(method, WAYS[0]), of(method, WAYS[1])) for method in TRAINED}
+    return {TITLES[method]: (of(method, WAYS[0]), of(method, WAYS[1])) for method in TRAINED}
 
 
 def _gains(method: str, groups: Sequence[Blocks], samples: Sequence[Sequence[tuple[float, ...]]]) -> list[str]:
@@ -356,7 +360,7 @@ def _gains(method: str, groups: Sequence[Blocks], samples: Sequence[Sequence[tup
     image = with_interval(aligned[1] - plain[1], [a[1] - p[1] for p, a in pairs])
     overall = with_interval(_relative(plain[2], aligned[2]), [_relative(p[2], a[2]) for p, a in pairs])
     signed = [f"{x.value:+.3f} ({x.low:+.3f} to {x.high:+.3f})" for x in (text, image, overall)]
-    return [_TITLES[method], signed[0], f"{PAPER[method]:+.3f}", *signed[1:]]
+    return [TITLES[method], signed[0], f"{PAPER[method]:+.3f}", *signed[1:]]
 
 
 def _relative(before: float, after: float) -> float:

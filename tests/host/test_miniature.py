@@ -13,6 +13,7 @@ import torch
 pytest.importorskip("diffusers", reason="pip install -e '.[miniature]'")
 
 from miniature.classifier import read_attributes
+from miniature.concepts import CONCEPTS as TRAINED
 from miniature.weights import FOLDER, MODEL_FILE, load_classifier
 from tests.host.miniature import SIZE, add_miniature
 from tests.host.webui import WebUI, find_webui
@@ -92,6 +93,20 @@ def test_trained_concepts_of_each_method_are_used_in_the_webui(miniature_host: W
     assert "AlignIT note" not in made.info["extra_generation_params"]
     assert f"={class_word}" in made.info["extra_generation_params"]["AlignIT class words"]
     assert made != miniature_host.txt2img(f"a photo of a {class_word} in the snow", **SIZE, seed=1)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "name"),
+    [
+        ("a photo of a <my-fish=fish> wearing a hat with a ball in the snow", "my-fish"),
+        ("a photo of a <new1> robot wearing a hat with a ball in the snow <delta:my-robot:1>", "my-robot"),
+    ],
+)
+def test_pictures_show_a_trained_concept_and_all_of_the_prompt(miniature_host: WebUI, prompt: str, name: str) -> None:
+    look = next(spec.look for spec in TRAINED if spec.name == name)
+    wanted = look.values() | {"background": "snow", "companion": "ball", "accessory": "hat"}
+    seen = shown(miniature_host, prompt, 8, alignit=[True])
+    assert sum(one[key] == value for one in seen for key, value in wanted.items()) >= 0.9 * 8 * len(wanted)
 
 
 def test_alignit_keeps_a_concept_and_its_prompt_where_the_concept_alone_loses_both(miniature_host: WebUI) -> None:
