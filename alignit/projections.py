@@ -329,8 +329,10 @@ class _Payload:
             if set(strengths) == {1.0}:
                 self._blended = self._values
             else:
-                weights = torch.tensor(strengths).to(self._values)
-                self._blended = torch.lerp(self._bases, self._values, weights[:, None])
+                # In float32, so that a strength is not rounded to the model's type.
+                weights = torch.tensor(strengths, device=self._values.device)
+                blended = torch.lerp(self._bases.float(), self._values.float(), weights[:, None])
+                self._blended = blended.to(self._values)
         return self._blended
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import io
 import json
+import os
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -39,11 +40,13 @@ def save_pickle(data: object, path: Path) -> None:
     """
     buffer = io.BytesIO()
     torch.save(data, buffer)
-    with zipfile.ZipFile(buffer) as new, zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as old:
+    partial = path.with_suffix(".new")
+    with zipfile.ZipFile(buffer) as new, zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as old:
         for item in new.infolist():
             name = item.filename.partition("/")[2]
             if not name.startswith("."):
                 old.writestr(f"{path.stem}/{name}", new.read(item))
+    os.replace(partial, path)  # a file that is there is whole
 
 
 class Customized:

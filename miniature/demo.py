@@ -110,7 +110,7 @@ def make_grid(
         AlignITError, ConceptFileError: A concept cannot be used with this model.
     """
     columns = ["class word"]
-    makers: list[Any] = [lambda text, arguments: pipe(text.format(subjects[0].class_word), **arguments)]
+    makers: list[Any] = [lambda text, arguments: pipe(with_concept(text, subjects[0].class_word), **arguments)]
     for subject in subjects:
         aligned = AlignIT(pipe, subject.concept)
         for align in (False, True):
@@ -123,8 +123,13 @@ def make_grid(
     return columns, grid
 
 
+def with_concept(prompt: str, concept: str) -> str:
+    """Return a prompt with what stands for the concept in the place of {}."""
+    return prompt.replace("{}", concept)  # and no other braces: it is the user's text
+
+
 def _maker(aligned: AlignIT, mark: str, align: bool) -> Any:
-    return lambda text, arguments: aligned(text.format(mark), align=align, **arguments)
+    return lambda text, arguments: aligned(with_concept(text, mark), align=align, **arguments)
 
 
 def miniature_subjects(name: str) -> list[Subject]:
@@ -149,7 +154,7 @@ def check_words(prompts: Sequence[str]) -> None:
     """
     for prompt in prompts:
         try:
-            rows(prompt.format("cat"))
+            rows(with_concept(prompt, "cat"))
         except ValueError as error:
             raise DemoError(f"{error}. (In the prompt '{prompt}'.)") from None
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,9 @@ import gradio as gr
 from PIL import Image
 
 from alignit.concept import ConceptFileError
-from alignit.diffusers import AlignIT, AlignITError
+from alignit.diffusers import AlignIT, AlignITError, AlignITWarning
 from miniature.concepts import CONCEPTS
-from miniature.demo import PROMPTS, DemoError, Settings, Subject, check_words, miniature_subjects
+from miniature.demo import PROMPTS, DemoError, Settings, Subject, check_words, miniature_subjects, with_concept
 from miniature.model import LATENT
 from miniature.pipeline import make_pipeline
 from miniature.sampling import GUIDANCE, SAMPLING_STEPS
@@ -46,7 +47,7 @@ class Studio:
             for subject in miniature_subjects(spec.name):
                 self.subjects[f"{spec.name}, {subject.concept.family.value}"] = subject
 
-    def pictures(self, name: str, prompt: str, seed: float, controls: str) -> tuple[Shown, Shown]:
+    def pictures(self, name: str, prompt: str, seed: float | None, controls: str) -> tuple[Shown, Shown]:
         """Make the three pictures of a prompt, and the maps of the words in the last.
 
         Args:
@@ -56,17 +57,19 @@ class Studio:
             controls: As in `alignit.controls`, for AlignIT's picture.
 
         Raises:
-            DemoError, AlignITError: What cannot be made, and why.
+            DemoError, AlignITError, ConceptFileError: What cannot be made, and why.
         """
         if "{}" not in prompt:
             raise DemoError("The prompt has no {} where the concept shall stand")
+        if seed is None:
+            raise DemoError("There is no seed: write a whole number")
         check_words([prompt])
         subject, settings = self.subjects[name], Settings(8 * LATENT, SAMPLING_STEPS, GUIDANCE, int(seed))
-        aligned, marked = AlignIT(self.pipe, subject.concept), prompt.format(subject.mark)
-        word = self.pipe(prompt.format(subject.class_word), **settings.arguments()).images[0]
-        alone = aligned(marked, align=False, **settings.arguments()).images[0]
+        aligned, marked = AlignIT(self.pipe, subject.concept), with_concept(prompt, subject.mark)
         with aligned.attention_maps() as maps:
             ours = aligned(marked, concept_controls=controls, **settings.arguments()).images[0]
+        alone = aligned(marked, align=False, **settings.arguments()).images[0]
+        word = self.pipe(with_concept(prompt, subject.class_word), **settings.arguments()).images[0]
         pictures = [(word, "class word"), (alone, "concept alone"), (ours, "AlignIT")]
         overlays = [(maps[0].heat_map(text).overlay(ours), text) for text in dict.fromkeys(maps[0].words)]
         return _enlarged(pictures), _enlarged(overlays)
@@ -79,14 +82,19 @@ def _enlarged(shown: Shown) -> Shown:
 def make_page(studio: Studio) -> Any:
     """Return the page, not started."""
 
-    def answer(name: str, prompt: str, seed: float, controls: str) -> tuple[Shown, Shown]:
-        try:
-            return studio.pictures(name, prompt, seed, controls)
-        except (DemoError, AlignITError) as error:
-            raise gr.Error(str(error)) from None
+    def answer(name: str, prompt: str, seed: float | None, controls: str) -> tuple[Shown, Shown]:
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always", AlignITWarning)
+            try:
+                made = studio.pictures(name, prompt, seed, controls)
+            except (DemoError, AlignITError, ConceptFileError) as error:
+                raise gr.Error(str(error)) from None
+        for text in dict.fromkeys(str(warning.message) for warning in said if warning.category is AlignITWarning):
+            gr.Warning(text)
+        return made
 
     names = list(studio.subjects)
-    with gr.Blocks(title="AlignIT on the miniature") as page:
+    with gr.Blocks(title="AlignIT on the miniature", analytics_enabled=False) as page:
         gr.Markdown(f"# AlignIT on the miniature\nIt knows these words: {', '.join(WORDS)}.")
         with gr.Row():
             name = gr.Dropdown(names, value=names[0], label="Concept")

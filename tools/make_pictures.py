@@ -12,6 +12,7 @@ import json
 import re
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -29,6 +30,11 @@ EFFECTS = (
     ("a photo of <new1> fish wearing a crown with a ball in the snow <delta:my-fish:3>", 11),
     ("a photo of <new1> cat wearing a hat with a box at night <delta:my-cat:2.5>", 11),
     ("a photo of <new1> robot wearing a crown with a tree on the beach <delta:my-robot:2.5>", 11),
+)
+METHODS = (
+    ("a photo of a <my-fish=fish> wearing a hat with a ball in the snow", "Textual Inversion"),
+    ("a photo of a <new1> robot wearing a crown with a tree on the beach <delta:my-robot:1>", "Custom Diffusion"),
+    ("a photo of a <my_car=car> wearing a hat with a box at night <catversion:my_car>", "CatVersion"),
 )
 THREE = "a photo of my-fish and a <new1> robot and a cat in the garden <delta:my-robot:1> <catversion:my_cat>"
 MAPPED = "a photo of a red car wearing a hat with a ball in the snow"
@@ -82,12 +88,23 @@ def open_page(webui: WebUI, browser: Browser, height: int) -> Tab:
 
 def take_effect(webui: WebUI, _browser: Browser) -> None:
     """Compare class word, concept and AlignIT, and write the pictures side by side."""
+    labels = [re.sub(r"<new1> \w+", "my-concept", re.sub(" <delta.*", "", prompt)) for prompt, _ in EFFECTS]
+    save_comparison(webui, "effect", EFFECTS, labels)
+
+
+def take_methods(webui: WebUI, _browser: Browser) -> None:
+    """Compare the same for a concept of each method, as it was trained."""
+    labels = [f"{method}: {re.sub(' <(delta|catversion):.*', '', prompt)}" for prompt, method in METHODS]
+    save_comparison(webui, "methods", [(prompt, 1) for prompt, _ in METHODS], labels)
+
+
+def save_comparison(webui: WebUI, name: str, prompts: Sequence[tuple[str, int]], labels: Sequence[str]) -> None:
+    """Write a grid of Compare's pictures: a row for each prompt and seed."""
     rows = []
-    for prompt, seed in EFFECTS:
+    for prompt, seed in prompts:
         pictures = webui.txt2img(prompt, **SIZE, seed=seed, alignit=[{"enabled": True, "compare": True}])
         rows.append([enlarged(picture.image, 2) for picture in pictures[1:4]])
-    labels = [re.sub(r"<new1> \w+", "my-concept", re.sub(" <delta.*", "", prompt)) for prompt, _ in EFFECTS]
-    save_image("effect", draw_grid(("class word alone", "concept alone", "AlignIT"), labels, rows))
+    save_image(name, draw_grid(("class word alone", "concept alone", "AlignIT"), labels, rows))
 
 
 def take_txt2img(webui: WebUI, browser: Browser) -> None:
@@ -178,6 +195,7 @@ def save_image(name: str, image: Image.Image) -> None:
 
 SUBJECTS = {
     "effect": take_effect,
+    "methods": take_methods,
     "txt2img": take_txt2img,
     "compare": take_compare,
     "maps": take_maps,

@@ -93,9 +93,17 @@ def with_axes(p: Any, values: Sequence[Any]) -> Sequence[Any]:
     given = {**Arguments.named(values), "enabled": True}
     for fields in axes.values():
         controls = [given.get("controls"), fields.get("controls")]
+        if given.get("controls"):
+            controls.append(_as_options(fields))  # what stands there counts before the sliders
         given |= fields
         given["controls"] = "; ".join(text for text in controls if text)
     return [given]
+
+
+def _as_options(fields: Mapping[str, Any]) -> str:
+    if "strength" in fields:
+        return f"strength {fields['strength']:g}"
+    return f"steps {fields['start']:g}-{fields['end']:g}" if "start" in fields else ""
 
 
 def _apply(axis: _Axis) -> Callable[[Any, Any, Any], None]:

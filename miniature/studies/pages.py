@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from alignit.concept import ConceptFileError
 from miniature.studies.bench import Bench
 from miniature.weights import FOLDER, WeightsError
 
@@ -83,7 +84,7 @@ def run_study(
         options.output.mkdir(parents=True, exist_ok=True)  # before the work
         page = study(Bench(options.weights), options.count)
         page.write(options.output)
-    except WeightsError as error:
+    except (WeightsError, ConceptFileError) as error:
         print(error, file=sys.stderr)
         return 1
     except OSError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -25,11 +26,12 @@ def alignment_plot(pairs: Mapping[str, tuple[Numbers, Numbers]], ceiling: float)
     axes = figure.subplots()
     axes.axhline(ceiling, color="grey", linestyle="--", linewidth=1)
     axes.annotate("class word", (0.01, ceiling), xycoords=("axes fraction", "data"), va="bottom", color="grey")
-    for (method, (alone, aligned)), colour in zip(pairs.items(), _COLOURS, strict=False):
+    for (method, (alone, aligned)), colour in zip(pairs.items(), cycle(_COLOURS), strict=False):
         for numbers, marker in ((alone, "o"), (aligned, "D")):
             x, y = numbers["image"], numbers["text"]
             label = method if marker == "o" else None
-            across, up = ([[n[0] - n[1]], [n[2] - n[0]]] for n in (x, y))
+            # A mean of many equal numbers can lie beside its own interval, by a rounding.
+            across, up = ([[max(0.0, n[0] - n[1])], [max(0.0, n[2] - n[0])]] for n in (x, y))
             axes.errorbar(
                 x[0], y[0], xerr=across, yerr=up, fmt=marker, color=colour, capsize=2, elinewidth=0.8, label=label
             )
@@ -50,7 +52,9 @@ def concepts_plot(values: Mapping[str, Mapping[str, tuple[Sequence[float], Seque
     figure = Figure(figsize=(9, 4), layout="constrained")
     both = figure.subplots(1, len(values), sharey=True)
     for axes, (name, of_methods) in zip(both, values.items(), strict=True):
-        for i, ((_method, (alone, aligned)), colour) in enumerate(zip(of_methods.items(), _COLOURS, strict=False)):
+        for i, ((_method, (alone, aligned)), colour) in enumerate(
+            zip(of_methods.items(), cycle(_COLOURS), strict=False)
+        ):
             for before, after in zip(alone, aligned, strict=True):
                 axes.plot([i - 0.2, i + 0.2], [before, after], color=colour, marker="o", markersize=3, linewidth=0.8)
         axes.set_xticks(range(len(of_methods)), list(of_methods))

@@ -24,16 +24,20 @@ first of two halves, to go on with the other on another core; the page is made b
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import random
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
 
+from alignit.concept import ConceptFileError
 from alignit.formats import load_concept
 from evaluation.intervals import interval
 from evaluation.lines import add_line, read_lines
@@ -45,7 +49,7 @@ from miniature.state import TrainingError, prepare_folder, progress
 from miniature.studies.bench import Bench, Surroundings, share, surroundings, to_image
 from miniature.studies.pages import OUTPUT, Page, table
 from miniature.studies.plots import alignment_plot, concepts_plot
-from miniature.weights import FOLDER, WeightsError
+from miniature.weights import FOLDER, MODEL_FILE, WeightsError
 from miniature.world import Look
 
 VALIDATION = ("my-robot",)
@@ -57,6 +61,7 @@ SAMPLING_STEPS = 8
 SAMPLES = 2_000  # of the bootstrap
 WAYS = ("plain", "AlignIT")
 CLASS_WORD = "class word"
+_TRAINING = ("steps", "rate", "weight_rate", "vectors", "prior")  # of a method
 TRAINED = METHODS | {OVERFITTED: OverfittedCustomDiffusion}
 TITLES = {
     "textual_inversion": "Textual Inversion",
@@ -140,6 +145,26 @@ def score(shown: Sequence[dict[str, str]], around: Surroundings, look: Look) -> 
 def right_looks(shown: Sequence[dict[str, str]], look: Look) -> float:
     """Return the share of pictures that show all of a look."""
     return share([all(seen[name] == value for name, value in look.values().items()) for seen in shown])
+
+
+def settings_of(weights: Path, seeds: int) -> dict[str, Any]:
+    """Return what results depend on: the model, how concepts are trained, and how pictures are made."""
+    model = hashlib.sha256((weights / MODEL_FILE).read_bytes()).hexdigest()
+    how = {name: {key: getattr(method, key, None) for key in _TRAINING} for name, method in TRAINED.items()}
+    return {"model": model, "training": how, "seeds": seeds, "steps": SAMPLING_STEPS}
+
+
+def keep_settings(work: Path, settings: Mapping[str, Any]) -> None:
+    """Write the settings into a new work folder, or compare them with those of what is in it.
+
+    Raises:
+        TrainingError: It has results of other settings.
+    """
+    path = work / "settings.json"
+    if not path.exists():
+        path.write_text(json.dumps(settings, indent=1), encoding="utf-8")
+    elif json.loads(path.read_text(encoding="utf-8")) != settings:
+        raise TrainingError(f"{work} has results of another model or of other settings: choose another --work")
 
 
 class Results:
@@ -309,7 +334,8 @@ What AlignIT changes, against the method alone:
 {table(compared, gains)}
 
 {made:,} pictures: {len(TEST)} concepts ({", ".join(TEST)}), {TRAINING_SEEDS} training seeds for each method, {PROMPTS}
-prompts, {seeds} seeds for each of them. In brackets: 95% of the bootstrap's samples.
+prompts, {seeds} seeds for each of them. In brackets: 95% of the bootstrap's samples. Trainings of one concept are drawn like
+different concepts, so other concepts can differ by more.
 
 ![Text against image alignment, each method alone and with AlignIT](table-alignment.png)
 
@@ -396,7 +422,9 @@ def main(arguments: list[str] | None = None) -> int:
     every = list(units(VALIDATION if options.validation else TEST, trainings, len(around)))
     try:
         prepare_folder(options.work)
-        run = Run(Bench(options.weights, batch=50, steps=SAMPLING_STEPS), options.work, options.seeds)
+        bench = Bench(options.weights, batch=50, steps=SAMPLING_STEPS)
+        keep_settings(options.work, settings_of(options.weights, options.seeds))
+        run = Run(bench, options.work, options.seeds)
         if options.part:
             run.make(part_of(every, *options.part), around)
             return 0
@@ -408,7 +436,7 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             page.write(options.output)
             print(f"{options.output / page.name}.md")
-    except (WeightsError, TrainingError, OSError) as error:
+    except (WeightsError, TrainingError, ConceptFileError, OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:

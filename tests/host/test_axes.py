@@ -56,6 +56,15 @@ def test_axes(host: WebUI, axis: str) -> None:
     assert len({picture.png for picture in pictures}) == len(pictures)
 
 
+@pytest.mark.parametrize("axis", ["Strength", "Steps"])
+def test_an_axis_counts_before_the_controls_of_the_panel(host: WebUI, axis: str) -> None:
+    values, arguments = AXES[axis]
+    panel = [True, "cat", 1, 0, 1, "0.7; steps 0.25-0.75; keys"]
+    pictures = plot(host, (f"[AlignIT] {axis}", values), alignit=panel)
+    rest = "steps 0.25-0.75; keys" if axis == "Strength" else "0.7; keys"
+    assert list(pictures) == [host.txt2img(PROMPT, alignit=[*([*each, 0, 1][:5]), rest])[0] for each in arguments]
+
+
 def test_two_axes_together(host: WebUI) -> None:
     pictures = plot(
         host, ("[AlignIT] Layers", "down, up"), ("[AlignIT] Controls", "keys, values"), alignit=[True, "cat"]

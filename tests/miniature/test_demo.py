@@ -71,6 +71,7 @@ def test_a_row_for_each_prompt_and_a_column_for_each_way(weights: Path, tmp_path
     [
         (["--prompt", "a photo of a cat"], "no {} where the concept shall stand"),
         (["--prompt", "a photo of {} on the moon"], "does not know the word 'moon'"),
+        (["--prompt", "a photo of {} and {moon}"], "does not know the word 'moon'"),
         (["--concept", "my-dog"], "no concept my-dog: choose of my-cat"),
         (["--weights", "nowhere"], "is missing"),
         (["--output", "/proc/no/grid.png", "--prompt", PROMPTS[0]], "can't be written"),

@@ -18,6 +18,7 @@ from miniature.demo import Subject
 from miniature.studies import controls, lengths, manipulation, rows, table
 from miniature.studies.bench import Bench, surroundings
 from miniature.studies.pages import Page, run_study
+from miniature.weights import FOLDER
 from miniature.world import HELD_OUT, Look
 
 LOOK = Look("car", "yellow", "striped", "black")
@@ -113,6 +114,13 @@ def test_parts_make_all_units_and_share_no_trained_concept() -> None:
     first, second = ({(unit.concept, unit.method, unit.training) for unit in part} for part in parts)
     assert not first & second
     assert abs(len(parts[0]) - len(parts[1])) <= len(every) / 10
+
+
+def test_results_of_other_settings_are_not_mixed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table.keep_settings(tmp_path, table.settings_of(FOLDER, 3))
+    table.keep_settings(tmp_path, table.settings_of(FOLDER, 3))
+    assert table.main(["--work", str(tmp_path), "--seeds", "4"]) == 1
+    assert "of other settings: choose another --work" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("part", ["0/2", "3/2", "one", "1"])
