@@ -1,16 +1,18 @@
-"""Which rows of the conditioning carry a CatVersion concept, on the miniature.
+"""Which rows of the conditioning carry a concept, on the miniature.
 
-    python -m miniature.studies.rows [--count 60] [--output docs/studies]
+    python -m miniature.studies.rows [--count 40] [--output docs/studies]
 
-AlignIT puts a concept in at its class word's row. An adapter of CatVersion changes what the text encoder makes of every
-token, and nothing in its training says in which rows the concept has to be. So rows of the changed encoder are put into
-the conditioning of the base prompt, some or all, and the classifier counts the pictures that show the concept. Then an
-adapter is trained through AlignIT: only its class word's row, of a dummy prompt, reaches the UNet.
+AlignIT puts a concept in at its class word's rows. But the concept's token, or CatVersion's changed encoder, changes
+what the text encoder makes of the tokens after it too, the padding included, and nothing in training says in which rows
+the concept has to be. So rows of the customised conditioning are put into that of the base prompt, some or all, and the
+classifier counts the pictures that show the concept. Then a CatVersion adapter is trained through AlignIT: only its
+class word's row, of a dummy prompt, reaches the UNet.
 """
 
 from __future__ import annotations
 
 import sys
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -22,23 +24,42 @@ from miniature.customization import CatVersion
 from miniature.demo import Subject
 from miniature.studies.bench import Bench, Surroundings, surroundings
 from miniature.studies.pages import Page, percent, run_study, table
-from miniature.studies.table import Scores, score
+from miniature.studies.table import TITLES, Scores, score
 
+METHODS = ("textual_inversion", "catversion")  # those that change the conditioning alone
 FIRST_SEED = 9_000_000
 AROUND = 77  # the surroundings' seed
 
-Rows = Callable[[int, int], list[int]]  # of the class word's row and the number of the prompt's rows
 
-RULES: dict[str, Rows] = {
-    "none: the base prompt": lambda _word, _length: [],
-    "the class word's": lambda word, _length: [word],
-    "all words'": lambda _word, length: list(range(1, length)),
-    "those after the words": lambda _word, length: list(range(length, 77)),
-    "the class word's and those after the words": lambda word, length: [word, *range(length, 77)],
-    "all: CatVersion itself": lambda _word, _length: list(range(77)),
+@dataclass(frozen=True)
+class Places:
+    """Where things are in a prompt's conditioning: row numbers.
+
+    Attributes:
+        concept: The concept's.
+        words: Those of all tokens of the prompt, the concept's too.
+        padding: Those after them, up to the last.
+    """
+
+    concept: list[int]
+    words: list[int]
+    padding: list[int]
+
+
+Rule = Callable[[Places], tuple[list[int], list[int]]]  # rows of the target prompt, and of the dummy prompt
+
+ALIGNIT = "the concept's, of the dummy prompt: AlignIT"
+RULES: dict[str, Rule] = {
+    "none: the base prompt": lambda _: ([], []),
+    ALIGNIT: lambda at: ([], at.concept),
+    "the concept's, of the target prompt": lambda at: (at.concept, []),
+    "all words', of the target prompt": lambda at: (at.words, []),
+    "the padding's, of the target prompt": lambda at: (at.padding, []),
+    "AlignIT, and the padding's of the dummy prompt": lambda at: ([], at.concept + at.padding),
+    "AlignIT, and the padding's of the target prompt": lambda at: (at.padding, at.concept),
+    "all: the method alone": lambda at: (at.words + at.padding, []),
 }
-ALIGNIT = "the class word's, of the dummy prompt: AlignIT"
-TRAINED = "the same, with an adapter that was trained so"
+TRAINED = "AlignIT, with an adapter that was trained through it"
 TRAINED_ALONE = "all, with that adapter"
 
 
@@ -61,83 +82,106 @@ class AlignedCatVersion(CatVersion):
         return super().encode(prompts)
 
 
-def mixed(base: torch.Tensor, changed: torch.Tensor, rule: Rows, prompts: list[str], class_word: str) -> torch.Tensor:
-    """Return the base prompts' conditioning [n, 77, width] with the rule's rows of the changed encoder's."""
+def places(before: int, concept: int, after: int, length: int = 77) -> Places:
+    """Return the rows of a prompt from its numbers of tokens before the concept, of the concept, and after it."""
+    first, end = 1 + before, 1 + before + concept + after
+    return Places(list(range(first, first + concept)), list(range(1, end)), list(range(end, length)))
+
+
+def mixed(base: torch.Tensor, target: torch.Tensor, dummy: torch.Tensor, rule: Rule, at: list[Places]) -> torch.Tensor:
+    """Return the base prompts' conditioning [n, 77, width] with the rule's rows of the customised ones."""
     result = base.clone()
-    for i, prompt in enumerate(prompts):
-        words = prompt.replace(",", " ,").split()
-        chosen = rule(1 + words.index(class_word), 1 + len(words))
-        result[i, chosen] = changed[i, chosen]
+    for i, of_prompt in enumerate(at):
+        for source, rows in zip((target, dummy), rule(of_prompt), strict=True):
+            result[i, rows] = source[i, rows]
     return result
 
 
-@dataclass
-class _Total:
-    scores: list[Scores]
-
-    def row(self) -> list[str]:
-        text, image = (sum(getattr(s, name) for s in self.scores) / len(self.scores) for name in ("text", "image"))
-        return [percent(text), percent(image), *(percent(s.image) for s in self.scores)]
+Found = dict[str, list[Scores]]  # of each concept, by the rows that are put in
 
 
 def study(bench: Bench, count: int) -> Page:
     """Make the pictures for all concepts, and the page."""
-    totals: dict[str, _Total] = {}
+    found: dict[str, Found] = {method: defaultdict(list) for method in METHODS}
     for number, spec in enumerate(CONCEPTS):
         around = surroundings(count, AROUND)
         seeds = [FIRST_SEED + 1000 * number + i for i in range(count)]
-        for name, conditioning in _ways(bench, spec, around).items():
-            shown = bench.read(bench.sample(conditioning, seeds))
-            # Each picture has surroundings of its own.
-            each = [score([seen], where, spec.look) for seen, where in zip(shown, around, strict=True)]
-            mean = Scores(sum(s.text for s in each) / count, sum(s.image for s in each) / count)
-            totals.setdefault(name, _Total([])).scores.append(mean)
-            print(f"{spec.name}, {name}: text {mean.text:.2f}, image {mean.image:.2f}", file=sys.stderr, flush=True)
-    numbers = {name: [[s.text, s.image] for s in total.scores] for name, total in totals.items()}
-    return Page("rows", _text(totals, count), {"pictures": count, "concepts": _names(), "text, image": numbers})
+        for method in METHODS:
+            conditionings = ways(bench, spec, method, around)
+            if method == "catversion":
+                conditionings |= _trained_through(bench, spec, around)
+            for name, conditioning in conditionings.items():
+                shown = bench.read(bench.sample(conditioning, seeds))
+                # Each picture has surroundings of its own.
+                each = [score([seen], where, spec.look) for seen, where in zip(shown, around, strict=True)]
+                mean = Scores(sum(s.text for s in each) / count, sum(s.image for s in each) / count)
+                found[method][name].append(mean)
+                print(f"{spec.name}, {method}, {name}: {mean.text:.2f}, {mean.image:.2f}", file=sys.stderr, flush=True)
+    numbers = {
+        method: {name: [[one.text, one.image] for one in scores] for name, scores in of_method.items()}
+        for method, of_method in found.items()
+    }
+    return Page("rows", _text(found, count), {"pictures": count, "concepts": _names(), "text, image": numbers})
 
 
-def _ways(bench: Bench, spec: ConceptSpec, around: list[Surroundings]) -> dict[str, torch.Tensor]:
-    subject = Subject(load_concept(concept_file(CONCEPTS_FOLDER, spec, "catversion")), spec.look.kind)
-    aligned = bench.aligned(subject.concept)
-    marked = [where.around(subject.mark) for where in around]
-    prompts = [where.around(subject.class_word) for where in around]
-    base = bench.miniature.encode(prompts)
-    changed = bench.conditioning(marked, aligned, align=False)
-    ways = {name: mixed(base, changed, rule, prompts, subject.class_word) for name, rule in RULES.items()}
-    ways[ALIGNIT] = bench.conditioning(marked, aligned)
+def ways(bench: Bench, spec: ConceptSpec, method: str, around: list[Surroundings]) -> dict[str, torch.Tensor]:
+    """Return the conditioning [n, 77, width] of prompts for each of RULES, with a shipped concept."""
+    concept = load_concept(concept_file(CONCEPTS_FOLDER, spec, method))
+    subject = Subject(concept, spec.look.kind)
+    aligned = bench.aligned(concept)
+    split = [where.around(subject.mark).split() for where in around]
+    befores = [words.index(subject.mark) for words in split]
+    size = concept.tokens[0].length if concept.tokens else 1
+    at = [places(before, size, len(words) - before - 1) for before, words in zip(befores, split, strict=True)]
+    marked = [" ".join(words) for words in split]
+    stars = [" ".join(word if word == subject.mark else "*" for word in words) for words in split]
+    base = bench.conditioning(marked, aligned, concept_strength=0.0)
+    target, dummy = (bench.conditioning(texts, aligned, align=False) for texts in (marked, stars))
+    return {name: mixed(base, target, dummy, rule, at) for name, rule in RULES.items()}
+
+
+def _trained_through(bench: Bench, spec: ConceptSpec, around: list[Surroundings]) -> dict[str, torch.Tensor]:
+    prompts = [where.around(spec.look.kind) for where in around]
     trained = train_concept(bench.miniature, spec, AlignedCatVersion)
     assert isinstance(trained, AlignedCatVersion)
     with torch.no_grad():
-        ways[TRAINED], ways[TRAINED_ALONE] = trained.encode(prompts), trained.encode_all(prompts)
-    return ways
+        return {TRAINED: trained.encode(prompts), TRAINED_ALONE: trained.encode_all(prompts)}
 
 
 def _names() -> list[str]:
     return [spec.name for spec in CONCEPTS]
 
 
-def _text(totals: dict[str, _Total], count: int) -> str:
-    head = ["rows of the changed encoder", "text alignment", "image alignment", *_names()]
-    return f"""# Which rows carry a CatVersion concept, on the miniature
+def _table(of_method: Found) -> str:
+    rows = []
+    for name, scores in of_method.items():
+        text, image = (sum(getattr(one, key) for one in scores) / len(scores) for key in ("text", "image"))
+        rows.append([name, percent(text), percent(image), *(percent(one.image) for one in scores)])
+    return table(["rows of the customised conditioning", "text alignment", "image alignment", *_names()], rows)
 
-AlignIT puts a concept in at its class word's row. An adapter of CatVersion changes what the text encoder makes of every
-token, and nothing in its training says which rows have to hold the concept. Here rows of the changed encoder stand in
-the base prompt's conditioning, and the others are the base model's: {count} pictures for each concept and line. Text
-alignment is the share of background, companion and accessory that are right, image alignment that of pictures with the
-concept's class, colours and pattern all right, the last columns by concept.
 
-{table(head, [[name, *total.row()] for name, total in totals.items()])}
+def _text(found: dict[str, Found], count: int) -> str:
+    tables = "\n\n".join(f"## {TITLES[method]}\n\n{_table(of_method)}" for method, of_method in found.items())
+    return f"""# Which rows carry a concept, on the miniature
 
-The concepts are those that ship with the miniature; in the last two lines they are trained anew, with the class word's
-row of a dummy prompt as all that the UNet gets from the adapter, with the same rate and steps.
+AlignIT puts a concept in at its class word's rows. But the concept's token, or CatVersion's changed encoder, changes
+what the text encoder makes of the tokens after it too, the padding included, and nothing in training says in which rows
+the concept has to be. Here some rows of the customised conditioning stand in the base prompt's, and the others are the
+base model's: {count} pictures for each concept and line. Text alignment is the share of background, companion and
+accessory that are right, image alignment that of pictures with the concept's class, colours and pattern all right, the
+last columns by concept.
+
+{tables}
+
+The concepts are those that ship with the miniature. In the last two lines the adapters are trained anew, with the class
+word's row of a dummy prompt as all that the UNet gets from the adapter, with the same rate and steps.
 
 `python -m miniature.studies.rows` made this page.
 """
 
 
 def main(arguments: list[str] | None = None) -> int:
-    return run_study(__doc__, study, 60, arguments)
+    return run_study(__doc__, study, 40, arguments)
 
 
 if __name__ == "__main__":

@@ -334,8 +334,8 @@ What AlignIT changes, against the method alone:
 {table(compared, gains)}
 
 {made:,} pictures: {len(TEST)} concepts ({", ".join(TEST)}), {TRAINING_SEEDS} training seeds for each method, {PROMPTS}
-prompts, {seeds} seeds for each of them. In brackets: 95% of the bootstrap's samples. Trainings of one concept are drawn like
-different concepts, so other concepts can differ by more.
+prompts, {seeds} seeds for each of them. In brackets: 95% of the bootstrap's samples. Trainings of one
+concept are drawn like different concepts, so other concepts can differ by more.
 
 ![Text against image alignment, each method alone and with AlignIT](table-alignment.png)
 

@@ -14,6 +14,7 @@ pytest.importorskip("diffusers")
 
 from alignit.controls import Controls
 from alignit.formats import load_concept
+from miniature.concepts import CONCEPTS, CONCEPTS_FOLDER, concept_file
 from miniature.demo import Subject
 from miniature.studies import controls, lengths, manipulation, rows, table
 from miniature.studies.bench import Bench, surroundings
@@ -165,13 +166,30 @@ def test_an_adapter_that_is_trained_through_alignit_meets_what_alignit_makes_of_
     assert not torch.allclose(aligned, plain, atol=1e-2)
 
 
-def test_rows_of_the_changed_encoder_stand_where_a_rule_says() -> None:
-    prompts = ["a photo of a cat", "a cat in the snow"]
-    base, changed = torch.zeros(2, 77, 1), torch.ones(2, 77, 1)
-    mixed = {name: rows.mixed(base, changed, rule, prompts, "cat").sum(dim=(1, 2)) for name, rule in rows.RULES.items()}
-    assert [found.tolist() for found in mixed.values()] == [[0, 0], [1, 1], [5, 5], [71, 71], [72, 72], [77, 77]]
-    at = rows.mixed(base, changed, rows.RULES["the class word's"], prompts, "cat").nonzero()[:, 1]
-    assert at.tolist() == [5, 2]
+def test_rows_stand_where_a_rule_says() -> None:
+    at = [rows.places(4, 1, 0), rows.places(1, 2, 3)]  # "a photo of a X", "a X X in the snow"
+    base, target, dummy = torch.zeros(2, 77, 1), torch.ones(2, 77, 1), torch.full((2, 77, 1), 100.0)
+    sums = {name: rows.mixed(base, target, dummy, rule, at).sum(dim=(1, 2)) for name, rule in rows.RULES.items()}
+    assert [found.tolist() for found in sums.values()] == [
+        [0, 0], [100, 200], [1, 2], [5, 6], [71, 70], [7200, 7200], [171, 270], [76, 76],
+    ]  # fmt: skip
+    aligned = rows.mixed(base, target, dummy, rows.RULES[rows.ALIGNIT], at)
+    assert aligned.nonzero()[:, :2].tolist() == [[0, 5], [1, 2], [1, 3]]
+
+
+@pytest.mark.parametrize("method", rows.METHODS)
+def test_the_rule_of_alignit_is_alignit(bench: Bench, method: str) -> None:
+    spec, where = CONCEPTS[1], surroundings(2, rows.AROUND)
+    subject = Subject(load_concept(concept_file(CONCEPTS_FOLDER, spec, method)), spec.look.kind)
+    marked = [around.around(subject.mark) for around in where]
+    aligned = bench.aligned(subject.concept)
+    ways = rows.ways(bench, spec, method, where)
+    assert torch.allclose(ways[rows.ALIGNIT], bench.conditioning(marked, aligned), atol=1e-4)
+    alone = bench.conditioning(marked, aligned, align=False)
+    assert torch.allclose(ways["all: the method alone"][:, 1:], alone[:, 1:], atol=1e-4)
+    prompts = [around.around(subject.class_word) for around in where]
+    if method == "catversion":
+        assert torch.allclose(ways["none: the base prompt"], bench.miniature.encode(prompts), atol=1e-4)
 
 
 def test_what_a_swap_did() -> None:
