@@ -119,7 +119,7 @@ def take_txt2img(webui: WebUI, browser: Browser) -> None:
     tab.generate(webui.url)
     page.mouse.move(0, 0)
     save("txt2img", page.screenshot(full_page=True, animations="disabled"))
-    tab.concept("my-fish").get_by_role("button", name="my-fish", exact=True).hover()
+    tab.concept("my_cat").get_by_role("button", name="my_cat", exact=True).hover()  # the last: it covers no other
     page.wait_for_timeout(500)
     save("panel", tab.panel.screenshot(animations="disabled"))
 

@@ -57,7 +57,7 @@ def concepts_plot(values: Mapping[str, Mapping[str, tuple[Sequence[float], Seque
         ):
             for before, after in zip(alone, aligned, strict=True):
                 axes.plot([i - 0.2, i + 0.2], [before, after], color=colour, marker="o", markersize=3, linewidth=0.8)
-        axes.set_xticks(range(len(of_methods)), list(of_methods))
+        axes.set_xticks(range(len(of_methods)), [method.replace(" ", "\n") for method in of_methods])
         axes.set(title=f"{name} alignment: alone, with AlignIT", ylim=(-0.02, 1.02))
         axes.grid(axis="y", alpha=0.3)
     return _image(figure)

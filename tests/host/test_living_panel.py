@@ -270,6 +270,25 @@ def test_with_the_keyboard_alone(tab: Tab) -> None:
     expect(places).to_be_hidden()
 
 
+def test_nothing_of_the_page_lies_over_the_positions(tab: Tab) -> None:
+    tab.prompt.fill("a my-cat in the garden")
+    tab.class_words.fill("my-cat=cat")
+    tab.expect_concept("my-cat", ONE, "cat", "from the panel")
+    tab.concept("my-cat").get_by_role("button", name="my-cat", exact=True).hover()
+    places = tab.concept("my-cat").locator(".alignit-places")
+    expect(places).to_be_visible()
+    seen = places.evaluate(
+        """places => {
+            const {left, top, width, height} = places.getBoundingClientRect();
+            const parts = [...Array(19).keys()].map(i => (i + 1) / 20);
+            const points = parts.flatMap(x => parts.map(y => [left + x * width, top + y * height]));
+            return points.map(point => document.elementFromPoint(...point)).map(at => at && places.contains(at));
+        }"""
+    )
+    assert seen.count(True) > 200
+    assert seen.count(False) == 0
+
+
 def test_what_is_being_typed_in_a_row_stays_when_the_list_is_made_again(tab: Tab) -> None:
     tab.class_words.fill("my-cat=cat")
     tab.prompt.fill(PROMPT)
