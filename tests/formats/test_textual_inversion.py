@@ -112,10 +112,25 @@ def test_kohya_sdxl(tmp_path: Path, suffix: str) -> None:
     expect(load_concept(path), easy=(SMALL, LARGE))
 
 
-def test_sdxl_needs_both_halves_and_no_other(tmp_path: Path) -> None:
+@pytest.mark.parametrize("suffix", ["safetensors", "pt"])
+def test_diffusers_advanced_training_of_sd1(tmp_path: Path, suffix: str) -> None:
+    # train_dreambooth_lora_sd15_advanced.py names the only text encoder as that of SDXL, one row for each new token.
+    path = tmp_path / f"my_cat_emb.{suffix}"
+    if suffix == "pt":
+        torch.save({"clip_l": SMALL}, path)
+    else:
+        save_file({"clip_l": SMALL}, path)
+    expect(load_concept(path), my_cat_emb=SMALL)
+
+
+def test_sdxl_needs_its_first_half_and_no_other_encoder(tmp_path: Path) -> None:
     path = tmp_path / "easy.safetensors"
-    save_file({"clip_l": SMALL}, path)
-    with pytest.raises(ConceptFileError, match="clip_g is missing"):
+    for name in ("clip_g", "bundle_emb.dog.clip_g"):
+        save_file({name: LARGE}, path)
+        with pytest.raises(ConceptFileError, match=r"clip_l is missing.*Train or convert it again, with both"):
+            load_concept(path)
+    save_file({"clip_l": SMALL, "t5xxl": TWO}, path)
+    with pytest.raises(ConceptFileError, match="t5xxl"):
         load_concept(path)
     save_file({"clip_l": SMALL, "clip_g": LARGE, "t5xxl": TWO}, path)
     with pytest.raises(ConceptFileError, match="t5xxl"):
