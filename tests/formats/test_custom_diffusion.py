@@ -19,6 +19,8 @@ from tests.formats.writers import (
     SD1,
     SDXL,
     WIDTH,
+    authors_diffusers,
+    authors_diffusers_compressed,
     compressed,
     diffusers_weights,
     ldm_delta,
@@ -119,12 +121,6 @@ def test_authors_ldm_compressed(tmp_path: Path, rank: int) -> None:
     expect_tokens(concept, **{"<new1>": EMBED[0], "<new2>": EMBED[1]})
 
 
-def authors_diffusers(layers: list[tuple[str, str]], tokens: dict[str, object], width: int = WIDTH) -> dict[str, Any]:
-    # Clones of parameters, as the pipeline's save_pretrained makes them, remember that they need gradients.
-    unet = {f"{name}.weight": torch.nn.Parameter(value).clone() for name, value in weights(layers, 1, width).items()}
-    return {"unet": unet, "modifier_token": tokens}
-
-
 def test_authors_diffusers(tmp_path: Path) -> None:
     table = torch.nn.Parameter(random(50, WIDTH))
     torch.save(authors_diffusers(SD1, {"<new1>": table[48].detach(), "<new2>": table[49].detach()}), tmp_path / "d.bin")
@@ -134,8 +130,7 @@ def test_authors_diffusers(tmp_path: Path) -> None:
 
 
 def test_authors_diffusers_compressed(tmp_path: Path) -> None:
-    data = authors_diffusers(SD1, {"<new1>": ONE})
-    data["unet"] = {name: compressed(value.detach(), 2) for name, value in data["unet"].items()}
+    data = authors_diffusers_compressed({"<new1>": ONE}, 2)
     torch.save(data, tmp_path / "compressed_delta.bin")
     concept = load_concept(tmp_path / "compressed_delta.bin")
     wanted = [part["u"] @ part["v"] for part in data["unet"].values()]
