@@ -189,6 +189,32 @@ def test_diffusers(tmp_path: Path, suffix: str, token_suffix: str) -> None:
     expect_tokens(load_concept(path, token_files=[tmp_path / "other.bin"]), **{"<other>": ONE})
 
 
+@pytest.mark.parametrize("suffix", ["bin", "safetensors"])
+def test_diffusers_with_queries_and_outputs(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"pytorch_custom_diffusion_weights.{suffix}"
+    data = diffusers_weights(queries=True)
+    if suffix == "bin":
+        torch.save(data, path)
+    else:
+        save_file({name: value.data for name, value in data.items() if not isinstance(value, dict)}, path)
+    torch.save({"<new1>": ONE}, tmp_path / "<new1>.bin")
+    concept = load_concept(path)
+    expect_weights(concept, True, LDM)
+    expect_tokens(concept, **{"<new1>": ONE})
+    assert concept.notes == (
+        "Its query and output weights are not used: they act on the whole picture, not on the concept",
+    )
+
+
+def test_the_writer_names_queries_and_outputs_as_diffusers_does() -> None:
+    library = pytest.importorskip("diffusers.models.attention_processor")
+    start = "mid_block.attentions.0.transformer_blocks.0.attn2.processor."
+    for queries in (False, True):
+        processor = library.CustomDiffusionAttnProcessor(True, queries, hidden_size=OUT, cross_attention_dim=WIDTH)
+        ours = {name: value.shape for name, value in diffusers_weights(queries).items() if name.startswith(start)}
+        assert ours == {start + name: value.shape for name, value in processor.state_dict().items()}
+
+
 def test_token_files_that_cannot_be_used(tmp_path: Path) -> None:
     path = tmp_path / "pytorch_custom_diffusion_weights.bin"
     torch.save(diffusers_weights(), path)

@@ -83,6 +83,7 @@ SEEDS: dict[str, Callable[[Path], None]] = {
     "authors diffusers compressed": torch_file(authors_diffusers_compressed({"<a>": random(16)}, 2)),
     "authors sdxl": torch_file(authors_diffusers(SDXL[:8], {"<a>": [random(16), random(24)]}, 40)),
     "diffusers": torch_file(diffusers_weights()),
+    "diffusers with queries": torch_file(diffusers_weights(queries=True)),
     "webui delta": delta_file(False),
     "webui delta factored": delta_file(True),
     "adapter": torch_file(adapter({"control_trans": random(96)})),

@@ -176,13 +176,22 @@ def save_webui_delta(path: Path, deltas: dict[str, torch.Tensor], factored: bool
     save_file(tensors, path, {"json": json.dumps(metadata)})
 
 
-def diffusers_weights() -> dict[str, object]:
-    """Return diffusers' state dict of Custom Diffusion attention processors, with an empty one for self-attention."""
+def diffusers_weights(queries: bool = False) -> dict[str, object]:
+    """Return diffusers' state dict of Custom Diffusion attention processors, with an empty one for self-attention.
+
+    Args:
+        queries: Whether it was trained with ``--freeze_model=crossattn``, which trains queries and outputs too.
+    """
     state: dict[str, object] = {}
+    others = {"to_q_custom_diffusion.weight": (OUT, OUT)}
+    others |= {"to_out_custom_diffusion.0.weight": (OUT, OUT), "to_out_custom_diffusion.0.bias": (OUT,)}
     for name, value in weights(style=1).items():
         start, _, letter = name.rpartition(".to_")
         state[f"{start}.processor.to_{letter}_custom_diffusion.weight"] = torch.nn.Parameter(value)
         state[f"{start.replace('attn2', 'attn1')}.processor"] = {}
+        if queries:
+            for seed, (other, shape) in enumerate(others.items(), 700):
+                state[f"{start}.processor.{other}"] = torch.nn.Parameter(random(*shape, seed=seed))
     return state
 
 
