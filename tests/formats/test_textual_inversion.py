@@ -170,6 +170,12 @@ def test_picture_with_text_chunk(tmp_path: Path) -> None:
     expect(load_concept(tmp_path / "cat.png"), cat=TWO)
 
 
+def test_picture_with_as_many_vectors_as_fit_into_a_prompt(tmp_path: Path) -> None:
+    vectors = random(75, 1280)
+    with_text_chunk(tmp_path / "cat.png", webui_embedding(vectors, "inner"))
+    expect(load_concept(tmp_path / "cat.png"), inner=vectors)
+
+
 @pytest.mark.parametrize("kind", ["PNG", "WEBP"])
 def test_picture_with_embedding_in_its_pixels(tmp_path: Path, kind: str) -> None:
     hide(webui_embedding(TWO, "inner")).save(tmp_path / "cat", kind, lossless=True)
