@@ -2,7 +2,8 @@
 
 A PNG text chunk has base64 of JSON. Any lossless picture has two blocks of pixels, left and right of the visible one,
 each set off by a black column: zlib-packed JSON, low halves of the bytes on the left and high halves on the right, in
-the low four bits of the colours, crossed with pseudo-random numbers.
+the low four bits of the colours, crossed with pseudo-random numbers. AVIF can be lossless, but Pillow writes none that
+is: at full quality it still rounds colours.
 """
 
 from __future__ import annotations
