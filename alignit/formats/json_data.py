@@ -23,7 +23,8 @@ def parse_json(text: bytes | str, convert: Callable[[dict[str, object]], object]
     Raises:
         JsonError: It is no JSON, too deep, has too many parts, or an object has a name twice.
     """
-    if _has_many_parts(text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text):
+    raw = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+    if _has_many_parts(raw):
         raise JsonError("too many parts")
 
     def unique(pairs: list[tuple[str, object]]) -> object:
@@ -38,7 +39,8 @@ def parse_json(text: bytes | str, convert: Callable[[dict[str, object]], object]
         return int(digits)
 
     try:
-        return json.loads(text, object_pairs_hook=unique, parse_int=whole)
+        # Left alone, json would guess at UTF-16 and UTF-32, in which the parts are not what was counted.
+        return json.loads(raw.decode("utf-8-sig", "surrogatepass"), object_pairs_hook=unique, parse_int=whole)
     except JsonError:
         raise
     except (ValueError, RecursionError) as error:

@@ -390,6 +390,7 @@ def test_what_stands_in_text_is_no_part_of_a_header(tmp_path: Path) -> None:
         safetensors(b'{"a": ' * 100_000),
         safetensors(b'{"a": ' + b"9" * 1_000_000 + b"}"),
         safetensors(b"{\xff\xfe}"),
+        safetensors(entry().decode().encode("utf-16-le"), bytes(16)),
         safetensors(b"{}", length=2**31),
         safetensors(b"{}", length=2**63),
         safetensors(b"{" + b" " * (17 * 2**20) + b"}"),
