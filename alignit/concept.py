@@ -314,7 +314,10 @@ class Concept:
     def _check_token(self, token: TokenEmbedding, model: ModelShapes) -> None:
         missing = model.token_widths.keys() - token.vectors.keys()
         if missing:
-            raise self._misfit(f"has an embedding '{token.name}' for one text encoder, and the loaded model has two")
+            raise self._misfit(
+                f"has an embedding '{token.name}' for one text encoder, and the loaded model has two",
+                "; an embedding for SDXL that was saved without its second half has to be trained or converted again",
+            )
         if token.vectors.keys() - model.token_widths.keys():
             raise self._misfit(f"has an embedding '{token.name}' for two text encoders, and the loaded model has one")
         for encoder, width in model.token_widths.items():
@@ -352,8 +355,9 @@ class Concept:
                 f"changes text-encoder layer {max(prefixes.layers)}, and the loaded model's has {model.encoder_layers}"
             )
 
-    def _misfit(self, problem: str) -> ConceptFileError:
-        return ConceptFileError(self.path, problem, "Load the kind of model that it was trained for (SD1, SD2 or SDXL)")
+    def _misfit(self, problem: str, otherwise: str = "") -> ConceptFileError:
+        remedy = f"Load the kind of model that it was trained for (SD1, SD2 or SDXL){otherwise}"
+        return ConceptFileError(self.path, problem, remedy)
 
     def _tensors(self) -> chain[torch.Tensor]:
         matrices = self.weights.matrices.values() if self.weights else ()

@@ -106,8 +106,9 @@ def _flatten(source: Source, tree: object) -> dict[TensorPath, StoredTensor]:
     while waiting:
         path, node = waiting.pop()
         seen += 1
+        size = len(node) if isinstance(node, (dict, list, tuple)) else 0
         # Dictionaries that share a part can unfold to any size.
-        if seen + len(waiting) > _MAX_TENSORS * 2:
+        if seen + len(waiting) + size > _MAX_TENSORS * 2:
             raise source.error("has too many parts for a concept", "Choose a concept's file")
         if isinstance(node, StoredTensor):
             found[path] = node

@@ -2,7 +2,8 @@
 
 A PNG text chunk has base64 of JSON. Any lossless picture has two blocks of pixels, left and right of the visible one,
 each set off by a black column: zlib-packed JSON, low halves of the bytes on the left and high halves on the right, in
-the low four bits of the colours, crossed with pseudo-random numbers.
+the low four bits of the colours, crossed with pseudo-random numbers. AVIF can be lossless, but Pillow writes none that
+is: at full quality it still rounds colours.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from alignit.formats.json_data import JsonError, parse_json
 from alignit.formats.source import DOWNLOAD_AGAIN, Source, StoredTensor
 
 _TEXT_KEY = "sd-ti-embedding"
-_MAX_FILE = 64 * 2**20
+_MAX_FILE = 32 * 2**20  # as large as the pixels are when they are not packed
 _MAX_PIXELS = 8 * 2**20
 _MAX_JSON = 4 * 2**20  # 75 vectors of 1280 numbers are about 2 MiB
 _LOW_BITS = np.uint8(0x0F)
@@ -139,10 +140,10 @@ def _unhide(pixels: npt.NDArray[np.uint8]) -> bytes:
     black = (low.max(axis=(0, 2)) == 0).nonzero()[0]
     if black.size < 2:
         return b""
-    left, right = _uncross(low[:, : black[0]]), _uncross(low[:, black[-1] + 1 :])
+    left, right = low[:, : black[0]], low[:, black[-1] + 1 :]
     if left.shape != right.shape:
         return b""
-    packed: npt.NDArray[np.uint8] = (right << np.uint8(4)) | left
+    packed: npt.NDArray[np.uint8] = (_uncross(right) << np.uint8(4)) | _uncross(left)
     return packed.tobytes()
 
 

@@ -4,7 +4,7 @@ A pickle is a program for a stack machine, and Python's own machine imports and 
 one knows only the instructions that torch.save writes for dictionaries, lists, text, numbers and tensors. Nothing is
 ever imported or called: the few names below are compared as text, and stand for steps of this module. Objects from a
 file are plain data, so no instruction can reach into a class or function. Time and memory are bounded by a limit on
-instructions, as each makes at most one object.
+instructions, as each makes at most one object; one that copies items counts as so many.
 
 torch.load is not used in any mode: on the torch versions that people have, weights_only is no boundary
 (CVE-2025-32434 below 2.6, CVE-2026-24747 below 2.10), and it refuses old files with a ParameterDict in them.
@@ -154,10 +154,12 @@ class _Machine:
         self._find_storage = find_storage
         self._stack: list[Any] = []
         self._memo: dict[int, object] = {}
+        self._left = _MAX_INSTRUCTIONS
 
     def run(self, data: io.BytesIO) -> object:
         try:
-            for _ in range(_MAX_INSTRUCTIONS):
+            while self._left > 0:
+                self._left -= 1
                 name, argument = self._instruction(data)
                 if name == "STOP":
                     return self._pop()
@@ -307,7 +309,9 @@ class _Machine:
 
     def _set_state(self, target: object, state: object) -> None:
         if isinstance(target, _Parameters) and isinstance(state, dict) and isinstance(state.get("_parameters"), dict):
-            target.update(state["_parameters"])
+            self._left -= len(state["_parameters"])
+            if self._left > 0:
+                target.update(state["_parameters"])
         elif type(target) is not dict:
             # An ordered dictionary's state is a module's version number, and says nothing of use.
             raise self._damaged()

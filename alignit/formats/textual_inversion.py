@@ -8,6 +8,7 @@ textual_inversion, embeddings_gs-*    ``string_to_param``: a ParameterDict, one 
 diffusers, learned_embeds             ``{"<token>": [d] or [n, d]}``; for SDXL a second file, learned_embeds_2
 sd-scripts, SD1 and SD2               ``emb_params``: [n, d]
 sd-scripts and diffusers, SDXL        ``clip_l``: [n, 768], ``clip_g``: [n, 1280]
+diffusers' advanced training, SD1     ``clip_l``: [n, 768] alone
 OneTrainer, inside a LoRA             ``bundle_emb.NAME.`` before one of the above
 scripts                               a tensor on its own
 ====================================  ==========================================================================
@@ -66,7 +67,7 @@ def read_textual_inversion(contents: Contents, names: Sequence[str]) -> Concept:
         names: Names for the tokens, in the order of the file, instead of the ones in it; empty for those.
 
     Raises:
-        ConceptFileError: An embedding is of the wrong form, or lacks one of SDXL's halves.
+        ConceptFileError: An embedding is of the wrong form, or lacks the first of SDXL's halves.
     """
     source = contents.source
     notes: tuple[str, ...] = ()
@@ -150,27 +151,28 @@ def _plain(contents: Contents) -> dict[str, dict[str, StoredTensor]]:
         return {own_name: {FIRST: tensors[()]}}
     flat = {path[0]: tensor for path, tensor in tensors.items()}
     if FIRST in flat or SECOND in flat:
-        return {own_name: _both(source, flat)}
+        return {own_name: _by_encoder(source, flat)}
     if "emb_params" in flat:
         return {own_name: {FIRST: flat["emb_params"]}}
     return {name: {FIRST: tensor} for name, tensor in flat.items()}
 
 
-def _both(source: Source, parts: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
-    """Return SDXL's two halves, of which both are needed."""
+def _by_encoder(source: Source, parts: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
+    """Return the first text encoder's part, which may be the only one, and SDXL's second, which never is."""
     others = sorted(parts.keys() - {FIRST, SECOND})
     if others:
         raise source.error(
             f"has an embedding with a part {ascii(others[0])[:40]}, for a model that is not supported",
             "Use one for SD1, SD2 or SDXL",
         )
-    missing = {FIRST, SECOND} - parts.keys()
-    if missing:
+    # Some write the only encoder of SD1 under the name that it has in SDXL. Whether a first half is all that the model
+    # needs is seen when the model is known.
+    if FIRST not in parts:
         raise source.error(
-            f"has an SDXL embedding for one of two text encoders only: {missing.pop()} is missing",
+            f"has an SDXL embedding for one of two text encoders only: {FIRST} is missing",
             "Train or convert it again, with both",
         )
-    return {FIRST: parts[FIRST], SECOND: parts[SECOND]}
+    return {encoder: parts[encoder] for encoder in (FIRST, SECOND) if encoder in parts}
 
 
 def _with_partner(source: Source, tokens: tuple[TokenEmbedding, ...]) -> tuple[TokenEmbedding, ...]:
@@ -213,9 +215,8 @@ def _bundled(contents: Contents) -> dict[str, dict[str, StoredTensor]]:
     found: dict[str, dict[str, StoredTensor]] = {}
     for name, part in parts.items():
         single = [key for key in part if key.startswith("string_to_param.") or key == "emb_params"]
-        # OneTrainer writes the only encoder of SD1 under the name that it has in SDXL.
-        is_single = part.keys() == {FIRST} or len(single) == len(part) == 1
-        found[name] = {FIRST: next(iter(part.values()))} if is_single else _both(source, part)
+        is_single = len(single) == len(part) == 1
+        found[name] = {FIRST: next(iter(part.values()))} if is_single else _by_encoder(source, part)
     if not found:
         raise source.error("has bundled embeddings of no known form", SAVE_AGAIN)
     return found

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
 
 from alignit.concept import Dense, Factors, KeyValueWeights
 from alignit.conditioning import Injected
@@ -147,6 +150,101 @@ def test_custom_diffusion_itself_equals_changed_weights_and_changes_no_weight() 
     torch.testing.assert_close(ours, changed(x, t, context=context), rtol=1e-4, atol=1e-4)
     assert all(torch.equal(weight, before[name]) for name, weight in UNET.named_parameters())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in UNET.modules())
+
+
+class NoCopies(TorchDispatchMode):
+    """Fails where something makes a tensor of the shape of a projection's weight, or writes to a weight of the model.
+
+    Views are let through: they share the memory of what they are views of.
+    """
+
+    def __init__(self, unet: torch.nn.Module) -> None:
+        super().__init__()
+        weights = {name: weight.detach() for name, weight in unet.named_parameters()}
+        self.owned = {weight.untyped_storage().data_ptr() for weight in weights.values()}
+        shapes = [tuple(weight.shape) for name, weight in weights.items() if layer_of(name)]
+        self.shapes = {*shapes, *(shape[::-1] for shape in shapes), *((math.prod(shape),) for shape in shapes)}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        given = [tensor for tensor in tree_flatten((args, kwargs))[0] if isinstance(tensor, torch.Tensor)]
+        written = [
+            value
+            for index, argument in enumerate(func._schema.arguments)
+            if argument.alias_info is not None and argument.alias_info.is_write
+            for value in [args[index] if index < len(args) else (kwargs or {}).get(argument.name)]
+            if isinstance(value, torch.Tensor)
+        ]
+        assert not any(tensor.untyped_storage().data_ptr() in self.owned for tensor in written), f"{func} writes"
+        result = func(*args, **(kwargs or {}))
+        known = {tensor.untyped_storage().data_ptr() for tensor in given}
+        for tensor in tree_flatten(result)[0]:
+            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage().data_ptr() not in known:
+                assert tuple(tensor.shape) not in self.shapes, f"{func} makes a tensor {tuple(tensor.shape)}"
+        return result
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda attention: attention.to_k.weight.clone(),
+        lambda attention: attention.to_v.weight.T.contiguous(),
+        lambda attention: attention.to_v.weight.flatten() + 1,
+        lambda attention: torch.lerp(attention.to_k.weight, torch.zeros_like(attention.to_k.weight), 0.5),
+        copy.deepcopy,
+        lambda attention: attention.to_k.weight.half(),
+        lambda attention: attention.to_k.weight.data.add_(1),
+        lambda attention: attention.to_k.weight.data[:1].zero_(),
+        lambda attention: attention.to_q.weight.data.copy_(torch.zeros(())),
+        lambda attention: torch.mul(torch.zeros(()), 1, out=attention.to_k.weight.data[0, 0]),
+    ],
+)
+def test_copies_of_weights_and_writes_to_them_would_be_seen(act) -> None:
+    before = copy.deepcopy(UNET.state_dict())
+    with torch.no_grad(), pytest.raises(AssertionError, match=r"writes|makes a tensor"), NoCopies(UNET):
+        act(UNET.attentions[0])
+    assert all(torch.equal(weight, before[name]) for name, weight in UNET.state_dict().items())
+
+
+def low_rank(weights: dict[str, torch.Tensor]) -> KeyValueWeights:
+    generator = torch.Generator().manual_seed(8)
+    return KeyValueWeights(
+        False,
+        {
+            layer_of(name): Factors(
+                torch.randn(weight.shape[0], 2, generator=generator),
+                torch.randn(2, weight.shape[1], generator=generator),
+            )
+            for name, weight in weights.items()
+        },
+    )
+
+
+@pytest.mark.parametrize("strength", [1.0, 0.4])
+@pytest.mark.parametrize("kind", [full, deltas, low_rank])
+@pytest.mark.parametrize("everywhere", [False, True])
+def test_activating_a_concept_clones_no_weight(kind, strength: float, everywhere: bool) -> None:
+    change = Change(kind(customised()), strength)
+    injected, _ = prompt(1, {4: "a", 5: "a"})
+    uncond = torch.randn(12, reference.WIDTH, generator=torch.Generator().manual_seed(9))
+    context = torch.stack([injected.conditioning, uncond])
+    x, t = inputs(2)
+    before = copy.deepcopy(UNET.state_dict())
+    with torch.no_grad():
+        plain = UNET(x, t, context=context)
+        with NoCopies(UNET):
+            hooks = (
+                ChangedEverywhere([change, change])
+                if everywhere
+                else ChangedAtConcepts([injected], {"a": change}, {"a": Controls(strength)})
+            )
+            with hooks:
+                hooks.watch(UNET)
+                for _step in range(2):
+                    ours = UNET(x, t, context=context.clone())
+        assert torch.equal(UNET(x, t, context=context), plain)
+    assert not torch.equal(ours[:1], plain[:1])
+    assert not hooks.waiting
+    assert all(torch.equal(weight, before[name]) for name, weight in UNET.state_dict().items())
 
 
 @pytest.fixture

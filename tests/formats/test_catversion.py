@@ -10,19 +10,9 @@ import torch
 
 from alignit.concept import ConceptFileError, Family
 from alignit.formats import load_concept
-from tests.formats.writers import WIDTH, adapter, random, save_adapter
+from tests.formats.writers import WIDTH, adapter, bottleneck, random, save_adapter
 
 LAYERS = (9, 10, 11)
-
-
-def bottleneck(length: int, layers: int = 3) -> dict[str, torch.Tensor]:
-    return {
-        "wte.weight": random(length, WIDTH, seed=1),
-        "control_trans.0.weight": random(6, WIDTH, seed=2),
-        "control_trans.0.bias": random(6, seed=3),
-        "control_trans.2.weight": random(layers * 2 * WIDTH, 6, seed=4),
-        "control_trans.2.bias": random(layers * 2 * WIDTH, seed=5),
-    }
 
 
 @pytest.mark.parametrize("name", ["teddybear", "colorful_teapot"])

@@ -43,6 +43,7 @@ def test_concepts_that_fit(tmp_path: Path) -> None:
     delta(tmp_path, {SD1[3][0]: random(OUT, WIDTH)}).check_against(MODEL)
     delta(tmp_path, {SD1[3][0]: random(OUT, WIDTH)}, factored=True).check_against(MODEL)
     embedding(tmp_path, emb_params=random(2, WIDTH)).check_against(MODEL)
+    embedding(tmp_path, clip_l=random(2, WIDTH)).check_against(MODEL)
     embedding(tmp_path, clip_l=random(2, WIDTH), clip_g=random(2, 24)).check_against(MODEL_XL)
     prefixes(tmp_path).check_against(MODEL)
 
@@ -52,6 +53,7 @@ def test_concepts_that_fit(tmp_path: Path) -> None:
     [
         (lambda path: embedding(path, emb_params=random(2, 24)), MODEL, "width 24 for 'cat'.*16"),
         (lambda path: embedding(path, emb_params=random(2, WIDTH)), MODEL_XL, "one text encoder"),
+        (lambda path: embedding(path, clip_l=random(2, WIDTH)), MODEL_XL, "one text encoder, .*has two"),
         (lambda path: embedding(path, clip_l=random(2, WIDTH), clip_g=random(2, 24)), MODEL, "two text encoders"),
         (lambda path: embedding(path, clip_l=random(2, WIDTH), clip_g=random(2, 23)), MODEL_XL, "width 23"),
         (custom_diffusion, MODEL_XL, "one text encoder"),
@@ -69,6 +71,12 @@ def test_concepts_for_another_model(tmp_path: Path, make: Any, model: ModelShape
     concept = make(tmp_path)
     with pytest.raises(ConceptFileError, match=f"'{concept.path.name}' .*{message}.* Load the kind of model"):
         concept.check_against(model)
+
+
+def test_half_of_an_sdxl_embedding_on_sdxl_says_how_to_mend_it(tmp_path: Path) -> None:
+    concept = embedding(tmp_path, clip_l=random(2, WIDTH))
+    with pytest.raises(ConceptFileError, match="saved without its second half has to be trained or converted again"):
+        concept.check_against(MODEL_XL)
 
 
 def test_numbers_too_large_for_half_precision(tmp_path: Path) -> None:

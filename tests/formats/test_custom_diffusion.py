@@ -19,6 +19,8 @@ from tests.formats.writers import (
     SD1,
     SDXL,
     WIDTH,
+    authors_diffusers,
+    authors_diffusers_compressed,
     compressed,
     diffusers_weights,
     ldm_delta,
@@ -119,12 +121,6 @@ def test_authors_ldm_compressed(tmp_path: Path, rank: int) -> None:
     expect_tokens(concept, **{"<new1>": EMBED[0], "<new2>": EMBED[1]})
 
 
-def authors_diffusers(layers: list[tuple[str, str]], tokens: dict[str, object], width: int = WIDTH) -> dict[str, Any]:
-    # Clones of parameters, as the pipeline's save_pretrained makes them, remember that they need gradients.
-    unet = {f"{name}.weight": torch.nn.Parameter(value).clone() for name, value in weights(layers, 1, width).items()}
-    return {"unet": unet, "modifier_token": tokens}
-
-
 def test_authors_diffusers(tmp_path: Path) -> None:
     table = torch.nn.Parameter(random(50, WIDTH))
     torch.save(authors_diffusers(SD1, {"<new1>": table[48].detach(), "<new2>": table[49].detach()}), tmp_path / "d.bin")
@@ -134,8 +130,7 @@ def test_authors_diffusers(tmp_path: Path) -> None:
 
 
 def test_authors_diffusers_compressed(tmp_path: Path) -> None:
-    data = authors_diffusers(SD1, {"<new1>": ONE})
-    data["unet"] = {name: compressed(value.detach(), 2) for name, value in data["unet"].items()}
+    data = authors_diffusers_compressed({"<new1>": ONE}, 2)
     torch.save(data, tmp_path / "compressed_delta.bin")
     concept = load_concept(tmp_path / "compressed_delta.bin")
     wanted = [part["u"] @ part["v"] for part in data["unet"].values()]
@@ -192,6 +187,32 @@ def test_diffusers(tmp_path: Path, suffix: str, token_suffix: str) -> None:
     expect_tokens(concept, **{"<new1>": table[1].detach(), "<new2>": table[2].detach()})
     assert concept.notes == ()
     expect_tokens(load_concept(path, token_files=[tmp_path / "other.bin"]), **{"<other>": ONE})
+
+
+@pytest.mark.parametrize("suffix", ["bin", "safetensors"])
+def test_diffusers_with_queries_and_outputs(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"pytorch_custom_diffusion_weights.{suffix}"
+    data = diffusers_weights(queries=True)
+    if suffix == "bin":
+        torch.save(data, path)
+    else:
+        save_file({name: value.data for name, value in data.items() if not isinstance(value, dict)}, path)
+    torch.save({"<new1>": ONE}, tmp_path / "<new1>.bin")
+    concept = load_concept(path)
+    expect_weights(concept, True, LDM)
+    expect_tokens(concept, **{"<new1>": ONE})
+    assert concept.notes == (
+        "Its query and output weights are not used: they act on the whole picture, not on the concept",
+    )
+
+
+def test_the_writer_names_queries_and_outputs_as_diffusers_does() -> None:
+    library = pytest.importorskip("diffusers.models.attention_processor")
+    start = "mid_block.attentions.0.transformer_blocks.0.attn2.processor."
+    for queries in (False, True):
+        processor = library.CustomDiffusionAttnProcessor(True, queries, hidden_size=OUT, cross_attention_dim=WIDTH)
+        ours = {name: value.shape for name, value in diffusers_weights(queries).items() if name.startswith(start)}
+        assert ours == {start + name: value.shape for name, value in processor.state_dict().items()}
 
 
 def test_token_files_that_cannot_be_used(tmp_path: Path) -> None:

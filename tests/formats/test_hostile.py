@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import base64
 import collections
 import io
 import json
+import math
 import os
 import pickle
+import re
 import struct
+import sys
 import time
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -22,6 +26,7 @@ from PIL import Image, PngImagePlugin
 from alignit.concept import ConceptFileError
 from alignit.formats import load_concept
 from alignit.formats.torch_files import LEGACY_MAGIC
+from tests.formats import memory
 from tests.formats.writers import random, with_pixels
 
 QUICK = 5.0  # seconds of processor time; most of it goes into making the files
@@ -210,25 +215,42 @@ def test_tensors_that_are_not_in_their_storage(tmp_path: Path, made: bytes) -> N
     refuse(tmp_path, torch_zip(one(made), {"0": bytes(16)}))
 
 
-def test_view_that_torch_saves_itself(tmp_path: Path) -> None:
+def saved(data: object) -> bytes:
     buffer = io.BytesIO()
-    torch.save({"<cat>": torch.zeros(1).expand(75, 2**30)}, buffer)
-    refuse(tmp_path, buffer.getvalue(), "repeats its numbers")
+    torch.save(data, buffer)
+    return buffer.getvalue()
 
 
-def test_many_names_for_the_same_numbers(tmp_path: Path) -> None:
-    buffer = io.BytesIO()
-    value = random(75, 1000)
-    torch.save({f"<cat{number}>": value.view(75, 1000) for number in range(75)}, buffer)
-    refuse(tmp_path, buffer.getvalue(), "more numbers than it holds")
+def shared_bytes(shape: list[int]) -> bytes:
+    """Return safetensors with 70 names for the same numbers."""
+    size = 4 * math.prod(shape)
+    entries = {f"<cat{n}>": {"dtype": "F32", "shape": shape, "data_offsets": [0, size]} for n in range(70)}
+    return safetensors(json.dumps(entries).encode(), bytes(size))
 
 
-def test_one_name_after_another_for_a_column(tmp_path: Path) -> None:
+TABLE, COLUMNS = random(75, 1000), random(2_000_000)
+EXPANDED: dict[str, tuple[Callable[[], bytes], str]] = {
+    "view that torch saves itself": (
+        lambda: saved({"<cat>": torch.zeros(1).expand(75, 2**30)}),
+        "repeats its numbers",
+    ),
+    "many names for the same numbers": (
+        lambda: saved({f"<cat{number}>": TABLE.view(75, 1000) for number in range(75)}),
+        "more numbers than it holds",
+    ),
     # Each is two numbers, far apart: what is between them has to be read.
-    buffer = io.BytesIO()
-    value = random(2_000_000)
-    torch.save({f"<cat{number}>": value[number::1_500_000] for number in range(70)}, buffer)
-    refuse(tmp_path, buffer.getvalue(), "more numbers than it holds")
+    "one name after another for a column": (
+        lambda: saved({f"<cat{number}>": COLUMNS[number::1_500_000] for number in range(70)}),
+        "more numbers than it holds",
+    ),
+    "safetensors that share bytes": (lambda: shared_bytes([75, 1000]), "more numbers than it holds"),
+}
+
+
+@pytest.mark.parametrize("name", EXPANDED)
+def test_tensors_that_expand(tmp_path: Path, name: str) -> None:
+    make, message = EXPANDED[name]
+    refuse(tmp_path, make(), message)
 
 
 BOMBS = {
@@ -253,6 +275,15 @@ BOMBS = {
     "long numbers": b"\x80\x02" + b"\x8b" + struct.pack("<i", 2_000_000) + b"\x7f" * 2_000_000 + b".",
     "decimal numbers": b"\x80\x02L" + b"9" * 2_000_000 + b"L\n.",
     "large pickle": b"\x80\x02" + text("a" * 17_000_000) + b".",
+    "ParameterDicts of the same": (
+        b"\x80\x02ctorch.nn.modules.container\nParameterDict\nq\0}"
+        + text("_parameters")
+        + b"}("
+        + b"".join(number(n) + b"N" for n in range(50_000))
+        + b"usq\1"
+        + b"h\0)Rh\1b" * 10_000
+        + b"."
+    ),
     "appended to itself": b"\x80\x02]q\0h\0a.",
     "in itself": b"\x80\x02}q\0" + text("a") + b"h\0s.",
 }
@@ -321,6 +352,14 @@ def test_the_hand_made_safetensors_are_read(tmp_path: Path) -> None:
     assert load_concept(tmp_path / "good").tokens[0].length == 1
 
 
+def test_what_stands_in_text_is_no_part_of_a_header(tmp_path: Path) -> None:
+    # Training tools keep the words of all captions there.
+    words = json.dumps({f'a "tag", [{number}]': number for number in range(100_000)})
+    header = json.dumps({**json.loads(entry()), "__metadata__": {"ss_tag_frequency": words}}).encode()
+    (tmp_path / "good").write_bytes(safetensors(header, bytes(16)))
+    assert load_concept(tmp_path / "good").tokens[0].length == 1
+
+
 @pytest.mark.parametrize(
     "data",
     [
@@ -351,6 +390,7 @@ def test_the_hand_made_safetensors_are_read(tmp_path: Path) -> None:
         safetensors(b'{"a": ' * 100_000),
         safetensors(b'{"a": ' + b"9" * 1_000_000 + b"}"),
         safetensors(b"{\xff\xfe}"),
+        safetensors(entry().decode().encode("utf-16-le"), bytes(16)),
         safetensors(b"{}", length=2**31),
         safetensors(b"{}", length=2**63),
         safetensors(b"{" + b" " * (17 * 2**20) + b"}"),
@@ -367,34 +407,104 @@ def test_safetensors_say_what_is_wrong(tmp_path: Path) -> None:
     refuse(tmp_path, safetensors(entry()[:-1] + unused, bytes(40)), "cut short")
 
 
-def test_safetensors_that_share_bytes(tmp_path: Path) -> None:
-    entries = {f"<cat{n}>": {"dtype": "F32", "shape": [75, 1000], "data_offsets": [0, 300_000]} for n in range(70)}
-    refuse(tmp_path, safetensors(json.dumps(entries).encode(), bytes(300_000)), "more numbers than it holds")
+def png(picture: Image.Image, text: str | None = None, packed: bool = False) -> bytes:
+    """Return a PNG, with text where an embedding would be."""
+    info, buffer = PngImagePlugin.PngInfo(), io.BytesIO()
+    if text is not None:
+        info.add_text("sd-ti-embedding", text, zip=packed)
+    picture.save(buffer, "PNG", pnginfo=info)
+    return buffer.getvalue()
 
 
-def test_pictures_that_unfold(tmp_path: Path) -> None:
-    def refuse_picture(picture: Image.Image, message: str, **options: object) -> None:
-        buffer = io.BytesIO()
-        picture.save(buffer, "PNG", **options)
-        refuse(tmp_path, buffer.getvalue(), message)
+def hidden(data: bytes) -> bytes:
+    return png(with_pixels(zlib.compress(data, 9)))
 
-    refuse_picture(with_pixels(zlib.compress(b"[" * 20_000_000, 9)), "too much hidden")
-    refuse_picture(with_pixels(zlib.compress(b"[" * 1_000_000, 9)), "damaged")
-    refuse_picture(with_pixels(zlib.compress(b'{"TORCHTENSOR": [[1], [1, 2]]}')), "damaged")
-    refuse_picture(with_pixels(zlib.compress(b'{"TORCHTENSOR": "x"}')), "damaged")
-    refuse_picture(with_pixels(zlib.compress(b'{"TORCHTENSOR": ' + b"[" * 90 + b"]" * 90 + b"}")), "damaged")
-    refuse_picture(with_pixels(zlib.compress(b"3")), "no tensors")
-    refuse_picture(Image.new("L", (4000, 4000)), "too large")
-    refuse_picture(Image.new("L", (20_000, 20_000)), "cannot be decoded")
-    info = PngImagePlugin.PngInfo()
-    info.add_text("sd-ti-embedding", "A" * 8_000_000)
-    refuse_picture(Image.new("L", (4, 4)), "too much text", pnginfo=info)
-    info = PngImagePlugin.PngInfo()
-    info.add_text("sd-ti-embedding", "A" * 20_000_000, zip=True)
-    refuse_picture(Image.new("L", (4, 4)), "cannot be decoded", pnginfo=info)
-    info = PngImagePlugin.PngInfo()
-    info.add_text("sd-ti-embedding", "not base64!")
-    refuse_picture(Image.new("L", (4, 4)), "damaged", pnginfo=info)
+
+SMALL = Image.new("L", (4, 4))
+PICTURES: dict[str, tuple[Callable[[], bytes], str]] = {
+    "too much hidden": (lambda: hidden(b"[" * 20_000_000), "too much hidden"),
+    "deep": (lambda: hidden(b"[" * 1_000_000), "damaged"),
+    "uneven": (lambda: hidden(b'{"TORCHTENSOR": [[1], [1, 2]]}'), "damaged"),
+    "text for a tensor": (lambda: hidden(b'{"TORCHTENSOR": "x"}'), "damaged"),
+    "dimensions": (lambda: hidden(b'{"TORCHTENSOR": ' + b"[" * 90 + b"]" * 90 + b"}"), "damaged"),
+    "number": (lambda: hidden(b"3"), "no tensors"),
+    "large": (lambda: png(Image.new("L", (4000, 4000))), "too large"),
+    "very large": (lambda: png(Image.new("1", (20_000, 20_000))), "cannot be decoded"),
+    "much text": (lambda: png(SMALL, "A" * 8_000_000), "too much text"),
+    "much text, packed": (lambda: png(SMALL, "A" * 20_000_000, packed=True), "cannot be decoded"),
+    "no base64": (lambda: png(SMALL, "not base64!"), "damaged"),
+}
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_pictures_that_unfold(tmp_path: Path, name: str) -> None:
+    make, message = PICTURES[name]
+    refuse(tmp_path, make(), message)
+
+
+def two_blocks(at: int) -> Image.Image:
+    """Return a picture as large as is looked into, with black columns at a place that part two blocks."""
+    picture = Image.new("RGB", (2048, 4096), (0x55, 0x55, 0x55))
+    picture.paste((0, 0, 0), (at, 0, at + 2, 4096))
+    return picture
+
+
+# Of the sizes that are still read, those that take the most memory.
+LARGE: dict[str, tuple[Callable[[], bytes], str]] = {
+    "two blocks": (lambda: png(two_blocks(1023)), "without an embedding"),
+    "two unequal blocks": (lambda: png(two_blocks(2044)), "without an embedding"),
+    "many lists in a picture": (lambda: hidden(b"[" + b"[]," * (2**22 // 3 - 2) + b"[]]"), "damaged"),
+    "many objects in a picture": (lambda: png(SMALL, base64_of(b"[" + b'{"":0},' * 500_000 + b"3]")), "damaged"),
+    "header of lists": (lambda: safetensors(header_of(b"[],", b"[]")), "header cannot be read"),
+    "header of objects": (lambda: safetensors(header_of(b'{"":0},', b"{}")), "header cannot be read"),
+    "header of numbers": (lambda: safetensors(header_of(b"0.1,", b"3")), "header cannot be read"),
+    "header of text": (lambda: safetensors(header_of(b'"ab",', b"3")), "header cannot be read"),
+    "header of quotes": (lambda: safetensors(b'{"a": "' + b'\\"' * (2**23 - 5)), "header cannot be read"),
+}
+
+
+def base64_of(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def header_of(part: bytes, last: bytes) -> bytes:
+    """Return a header as long as may be, of one list."""
+    return b'{"a": [' + part * ((2**24 - 20) // len(part)) + last + b"]}"
+
+
+ROOM = 300  # MiB; of the files below, none has more than 25
+
+
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="that no file exhausts memory is shown on Linux alone")
+
+
+@on_linux
+def test_no_file_exhausts_memory(tmp_path: Path) -> None:
+    files = {f"{name}, zip": (torch_zip(bomb), "") for name, bomb in BOMBS.items()}
+    files |= {f"{name}, legacy": (legacy(bomb), "") for name, bomb in BOMBS.items()}
+    files |= {name: (make(), message) for name, (make, message) in {**EXPANDED, **PICTURES, **LARGE}.items()}
+    paths = [tmp_path / str(number) for number in range(len(files))]
+    for path, (data, _) in zip(paths, files.values(), strict=True):
+        path.write_bytes(data)
+    found = dict(zip(files, memory.load_within(ROOM, paths), strict=True))
+    assert [name for name, (_, ran_out) in found.items() if ran_out] == []
+    assert {name: error for name, (error, _) in found.items() if not re.search(files[name][1], error or "")} == {}
+
+
+@on_linux
+def test_what_does_take_much_memory_would_be_seen(tmp_path: Path) -> None:
+    shape = [2**16, 3000]
+    size = 4 * math.prod(shape)
+    name = "middle_block.1.transformer_blocks.0.attn2.to_{}.weight"
+    spans = {"k": [0, size], "v": [size, 2 * size]}
+    entries = {
+        name.format(part): {"dtype": "F32", "shape": shape, "data_offsets": ends} for part, ends in spans.items()
+    }
+    header = json.dumps(entries).encode()
+    with (tmp_path / "large").open("wb") as file:
+        file.write(safetensors(header))
+        file.truncate(8 + len(header) + 2 * size)  # zeros, which take no room on the disk
+    assert memory.load_within(ROOM, [tmp_path / "large"]) == [(None, True)]
 
 
 def test_torch_load_is_never_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

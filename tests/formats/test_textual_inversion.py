@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, features
 from safetensors.torch import save_file
 
 from alignit.concept import Concept, ConceptFileError, Family
@@ -112,10 +113,25 @@ def test_kohya_sdxl(tmp_path: Path, suffix: str) -> None:
     expect(load_concept(path), easy=(SMALL, LARGE))
 
 
-def test_sdxl_needs_both_halves_and_no_other(tmp_path: Path) -> None:
+@pytest.mark.parametrize("suffix", ["safetensors", "pt"])
+def test_diffusers_advanced_training_of_sd1(tmp_path: Path, suffix: str) -> None:
+    # train_dreambooth_lora_sd15_advanced.py names the only text encoder as that of SDXL, one row for each new token.
+    path = tmp_path / f"my_cat_emb.{suffix}"
+    if suffix == "pt":
+        torch.save({"clip_l": SMALL}, path)
+    else:
+        save_file({"clip_l": SMALL}, path)
+    expect(load_concept(path), my_cat_emb=SMALL)
+
+
+def test_sdxl_needs_its_first_half_and_no_other_encoder(tmp_path: Path) -> None:
     path = tmp_path / "easy.safetensors"
-    save_file({"clip_l": SMALL}, path)
-    with pytest.raises(ConceptFileError, match="clip_g is missing"):
+    for name in ("clip_g", "bundle_emb.dog.clip_g"):
+        save_file({name: LARGE}, path)
+        with pytest.raises(ConceptFileError, match=r"clip_l is missing.*Train or convert it again, with both"):
+            load_concept(path)
+    save_file({"clip_l": SMALL, "t5xxl": TWO}, path)
+    with pytest.raises(ConceptFileError, match="t5xxl"):
         load_concept(path)
     save_file({"clip_l": SMALL, "clip_g": LARGE, "t5xxl": TWO}, path)
     with pytest.raises(ConceptFileError, match="t5xxl"):
@@ -155,10 +171,49 @@ def test_picture_with_text_chunk(tmp_path: Path) -> None:
     expect(load_concept(tmp_path / "cat.png"), cat=TWO)
 
 
+def test_picture_with_as_many_vectors_as_fit_into_a_prompt(tmp_path: Path) -> None:
+    vectors = random(75, 1280)
+    with_text_chunk(tmp_path / "cat.png", webui_embedding(vectors, "inner"))
+    expect(load_concept(tmp_path / "cat.png"), inner=vectors)
+
+
 @pytest.mark.parametrize("kind", ["PNG", "WEBP"])
 def test_picture_with_embedding_in_its_pixels(tmp_path: Path, kind: str) -> None:
     hide(webui_embedding(TWO, "inner")).save(tmp_path / "cat", kind, lossless=True)
     expect(load_concept(tmp_path / "cat"), inner=TWO)
+
+
+# A picture of `hide` with [[1.5, -2.25]] in it, encoded by libavif without loss: colours as they are, at full quality.
+# Pillow, and pillow_avif too, write no such AVIF: they turn colours into brightness and hue, and round.
+LOSSLESS_AVIF = (
+    "AAAAIGZ0eXBhdmlmAAAAAGF2aWZtaWYxbWlhZk1BMUEAAADrbWV0YQAAAAAAAAAhaGRscgAAAAAAAAAAcGljdAAAAAAAAAAAAAAAAAAAAAAO"
+    "cGl0bQAAAAAAAQAAAB5pbG9jAAAAAEQAAAEAAQAAAAEAAAETAAAA5QAAAChpaW5mAAAAAAABAAAAGmluZmUCAAAAAAEAAGF2MDFDb2xvcgAA"
+    "AABqaXBycAAAAEtpcGNvAAAAFGlzcGUAAAAAAAAAMgAAAAgAAAAQcGl4aQAAAAADCAgIAAAADGF2MUOBIAAAAAAAE2NvbHJuY2x4AAIAAgAA"
+    "gAAAABdpcG1hAAAAAAAAAAEAAQQBAoMEAAAA7W1kYXQSAAoIOBSx/KBAQBIy1gEQAAD/tVxuwf4r8+B84tvl7Yrh663WQs7KZlJo5LLOobIW"
+    "x4WnXpUeB54MQcJb4ggY7i2FkAX/jB4xhfoU5xjWKi7+MGv4AcUgfenk5Zaib48eNcfhdN6LxTPodr3Ajdn/kChiu9df9l0ifa85jK1Zlrua"
+    "fBH+lhCt7UvLi7NVv6LMJd+jYnaMkicuNLmgQImRG+Ggb3womSH0xB8fw+Ni1CDsY+LvP1f6mglsv0NTDVmwGm+NswmxpcjdxBWnupiGedY0"
+    "2wCKSx35YCTEBNfHl9nZTERA"
+)
+
+
+@pytest.fixture
+def _reads_avif() -> None:
+    if not features.check("avif"):
+        # Pillow has it built in since 11.3; a WebUI has the plugin.
+        pytest.importorskip("pillow_avif", reason="this Pillow reads no AVIF, and there is no pillow_avif")
+
+
+@pytest.mark.usefixtures("_reads_avif")
+def test_avif_without_loss(tmp_path: Path) -> None:
+    (tmp_path / "cat.avif").write_bytes(base64.b64decode(LOSSLESS_AVIF))
+    expect(load_concept(tmp_path / "cat.avif"), inner=torch.tensor([[1.5, -2.25]]))
+
+
+@pytest.mark.usefixtures("_reads_avif")
+def test_avif_as_pillow_writes_it_is_refused_in_words(tmp_path: Path) -> None:
+    hide(webui_embedding(TWO)).save(tmp_path / "cat.avif", quality=100, subsampling="4:4:4")
+    with pytest.raises(ConceptFileError, match=r"'cat\.avif' is a picture without .*changed.*preview"):
+        load_concept(tmp_path / "cat.avif")
 
 
 def test_picture_that_was_spoilt(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import base64
 import json
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -147,6 +148,19 @@ def compressed(value: torch.Tensor, rank: int) -> dict[str, torch.Tensor]:
     return {"u": (u[:, :rank] @ torch.diag(s)[:rank, :rank]).clone(), "v": v[:rank].clone()}
 
 
+def authors_diffusers(layers: list[tuple[str, str]], tokens: dict[str, object], width: int = WIDTH) -> dict[str, Any]:
+    """Return what the Custom Diffusion authors' diffusers pipeline saves as delta.bin."""
+    # Clones of parameters, as the pipeline's save_pretrained makes them, remember that they need gradients.
+    unet = {f"{name}.weight": torch.nn.Parameter(value).clone() for name, value in weights(layers, 1, width).items()}
+    return {"unet": unet, "modifier_token": tokens}
+
+
+def authors_diffusers_compressed(tokens: dict[str, object], rank: int) -> dict[str, Any]:
+    """Return what the authors' compress.py makes of `authors_diffusers` for SD1."""
+    data = authors_diffusers(SD1, tokens)
+    return {**data, "unet": {name: compressed(value.detach(), rank) for name, value in data["unet"].items()}}
+
+
 def save_webui_delta(path: Path, deltas: dict[str, torch.Tensor], factored: bool) -> None:
     """Write what custom-diffusion-webui saves as NAME.delta.safetensors."""
     deltas = {f"model.diffusion_model.{name}.weight": value for name, value in deltas.items()}
@@ -162,13 +176,22 @@ def save_webui_delta(path: Path, deltas: dict[str, torch.Tensor], factored: bool
     save_file(tensors, path, {"json": json.dumps(metadata)})
 
 
-def diffusers_weights() -> dict[str, object]:
-    """Return diffusers' state dict of Custom Diffusion attention processors, with an empty one for self-attention."""
+def diffusers_weights(queries: bool = False) -> dict[str, object]:
+    """Return diffusers' state dict of Custom Diffusion attention processors, with an empty one for self-attention.
+
+    Args:
+        queries: Whether it was trained with ``--freeze_model=crossattn``, which trains queries and outputs too.
+    """
     state: dict[str, object] = {}
+    others = {"to_q_custom_diffusion.weight": (OUT, OUT)}
+    others |= {"to_out_custom_diffusion.0.weight": (OUT, OUT), "to_out_custom_diffusion.0.bias": (OUT,)}
     for name, value in weights(style=1).items():
         start, _, letter = name.rpartition(".to_")
         state[f"{start}.processor.to_{letter}_custom_diffusion.weight"] = torch.nn.Parameter(value)
         state[f"{start.replace('attn2', 'attn1')}.processor"] = {}
+        if queries:
+            for seed, (other, shape) in enumerate(others.items(), 700):
+                state[f"{start}.processor.{other}"] = torch.nn.Parameter(random(*shape, seed=seed))
     return state
 
 
@@ -193,6 +216,17 @@ def adapter(parts: dict[str, torch.Tensor], layers: tuple[int, ...] = (9, 10, 11
     shim = "text_model.encoder.layers.{}.self_attn.prefix_tuning.pool.prefix_tunings.prefix_tuning1"
     places = [f"{shim.format(layer)}.clip_text_model_self_prefix" for layer in layers] + [POOL]
     return {f"{place}.{name}": value for place in places for name, value in parts.items()}
+
+
+def bottleneck(length: int, layers: int = 3) -> dict[str, torch.Tensor]:
+    """Return an adapter's tensors where its prefix is not stored flat, but as the network that makes it."""
+    return {
+        "wte.weight": random(length, WIDTH, seed=1),
+        "control_trans.0.weight": random(6, WIDTH, seed=2),
+        "control_trans.0.bias": random(6, seed=3),
+        "control_trans.2.weight": random(layers * 2 * WIDTH, 6, seed=4),
+        "control_trans.2.bias": random(layers * 2 * WIDTH, seed=5),
+    }
 
 
 def save_adapter(
