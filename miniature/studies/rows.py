@@ -1,6 +1,6 @@
 """Which rows of the conditioning carry a concept, on the miniature.
 
-    python -m miniature.studies.rows [--count 40] [--output docs/studies]
+    python -m miniature.studies.rows [--count 30] [--output docs/studies]
 
 AlignIT puts a concept in at its class word's rows. But the concept's token, or CatVersion's changed encoder, changes
 what the text encoder makes of the tokens after it too, the padding included, and nothing in training says in which rows
@@ -24,7 +24,7 @@ from miniature.customization import CatVersion
 from miniature.demo import Subject
 from miniature.studies.bench import Bench, Surroundings, surroundings
 from miniature.studies.pages import Page, percent, run_study, table
-from miniature.studies.table import TITLES, Scores, score
+from miniature.studies.table import TITLES, VALIDATION, Scores, score
 
 METHODS = ("textual_inversion", "catversion")  # those that change the conditioning alone
 FIRST_SEED = 9_000_000
@@ -97,31 +97,34 @@ def mixed(base: torch.Tensor, target: torch.Tensor, dummy: torch.Tensor, rule: R
     return result
 
 
-Found = dict[str, list[Scores]]  # of each concept, by the rows that are put in
+Found = dict[str, dict[str, Scores]]  # by the rows that are put in, and by concept
 
 
 def study(bench: Bench, count: int) -> Page:
     """Make the pictures for all concepts, and the page."""
-    found: dict[str, Found] = {method: defaultdict(list) for method in METHODS}
+    found: dict[str, Found] = {method: defaultdict(dict) for method in METHODS}
     for number, spec in enumerate(CONCEPTS):
         around = surroundings(count, AROUND)
         seeds = [FIRST_SEED + 1000 * number + i for i in range(count)]
         for method in METHODS:
             conditionings = ways(bench, spec, method, around)
-            if method == "catversion":
+            if method == "catversion" and spec.name in VALIDATION:
                 conditionings |= _trained_through(bench, spec, around)
             for name, conditioning in conditionings.items():
                 shown = bench.read(bench.sample(conditioning, seeds))
                 # Each picture has surroundings of its own.
                 each = [score([seen], where, spec.look) for seen, where in zip(shown, around, strict=True)]
                 mean = Scores(sum(s.text for s in each) / count, sum(s.image for s in each) / count)
-                found[method][name].append(mean)
+                found[method][name][spec.name] = mean
                 print(f"{spec.name}, {method}, {name}: {mean.text:.2f}, {mean.image:.2f}", file=sys.stderr, flush=True)
     numbers = {
-        method: {name: [[one.text, one.image] for one in scores] for name, scores in of_method.items()}
+        method: {
+            name: {concept: [one.text, one.image] for concept, one in scores.items()}
+            for name, scores in of_method.items()
+        }
         for method, of_method in found.items()
     }
-    return Page("rows", _text(found, count), {"pictures": count, "concepts": _names(), "text, image": numbers})
+    return Page("rows", _text(found, count), {"pictures": count, "text, image": numbers})
 
 
 def ways(bench: Bench, spec: ConceptSpec, method: str, around: list[Surroundings]) -> dict[str, torch.Tensor]:
@@ -148,16 +151,14 @@ def _trained_through(bench: Bench, spec: ConceptSpec, around: list[Surroundings]
         return {TRAINED: trained.encode(prompts), TRAINED_ALONE: trained.encode_all(prompts)}
 
 
-def _names() -> list[str]:
-    return [spec.name for spec in CONCEPTS]
-
-
 def _table(of_method: Found) -> str:
+    names = [spec.name for spec in CONCEPTS]
     rows = []
-    for name, scores in of_method.items():
-        text, image = (sum(getattr(one, key) for one in scores) / len(scores) for key in ("text", "image"))
-        rows.append([name, percent(text), percent(image), *(percent(one.image) for one in scores)])
-    return table(["rows of the customised conditioning", "text alignment", "image alignment", *_names()], rows)
+    for rule, scores in of_method.items():
+        text, image = (sum(getattr(one, key) for one in scores.values()) / len(scores) for key in ("text", "image"))
+        each = [percent(scores[name].image) if name in scores else "" for name in names]
+        rows.append([rule, percent(text), percent(image), *each])
+    return table(["rows of the customised conditioning", "text alignment", "image alignment", *names], rows)
 
 
 def _text(found: dict[str, Found], count: int) -> str:
@@ -173,15 +174,15 @@ last columns by concept.
 
 {tables}
 
-The concepts are those that ship with the miniature. In the last two lines the adapters are trained anew, with the class
-word's row of a dummy prompt as all that the UNet gets from the adapter, with the same rate and steps.
+The concepts are those that ship with the miniature. In the last two lines an adapter is trained anew, for one concept,
+with the class word's row of a dummy prompt as all that the UNet gets from the adapter, with the same rate and steps.
 
 `python -m miniature.studies.rows` made this page.
 """
 
 
 def main(arguments: list[str] | None = None) -> int:
-    return run_study(__doc__, study, 40, arguments)
+    return run_study(__doc__, study, 30, arguments)
 
 
 if __name__ == "__main__":
