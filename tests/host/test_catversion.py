@@ -7,15 +7,16 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from tests.formats.writers import save_adapter
 from tests.host.test_clean import comparable
-from tests.host.test_deltas import LDM, note, same
+from tests.host.test_deltas import customised, note, projections, same
 from tests.host.webui import HIRES, WebUI
 
 WIDTH = 64
@@ -23,6 +24,9 @@ TARGET = "a photo of a teddy bear in snow"
 BASE = "a photo of a teddy bear in snow"
 DUMMY, ROWS = "* * * * teddy bear * *", [5, 6]
 LONG = {"batch_size": 2, "negative_prompt": "ugly, teddy bear, " * 20}
+MIXED_TEXT = "my-toy, a <new1> dog and a cat"
+MIXED = f"{MIXED_TEXT} <delta:mixed:1> <catversion:cat>"
+MIXED_ON = [True, "my-toy=toy"]
 
 
 @dataclass
@@ -33,11 +37,13 @@ class Files:
         bear: One in the folder "teddy_bear".
         cat: Another one, in "cat".
         weights: Custom Diffusion's W', for a mixture.
+        checkpoint: Name of a checkpoint with these in place.
     """
 
     bear: str
     cat: str
     weights: str
+    checkpoint: str
 
 
 @pytest.fixture(scope="module")
@@ -53,11 +59,9 @@ def files(servers, tmp_path_factory) -> Iterator[Files]:
     bear = adapter("teddy_bear/checkpoints/adapter_gs-999")
     adapter("teddy_bear/checkpoints/adapter_gs-499")  # less trained
     cat = adapter("cat")
-    base = load_file(host.cache / "checkpoints" / "tiny-sd1.safetensors")
     weights = {
         name: tensor + 0.4 * tensor.std() * torch.randn(tensor.shape, generator=generator)
-        for name, tensor in base.items()
-        if name.startswith(LDM) and ("attn2.to_k" in name or "attn2.to_v" in name)
+        for name, tensor in projections(host, "tiny-sd1").items()
     }
     reference = tmp_path_factory.mktemp("catversion") / "weights.safetensors"
     save_file(weights, reference)
@@ -68,7 +72,8 @@ def files(servers, tmp_path_factory) -> Iterator[Files]:
     torch.save({"state_dict": {**weights, "embed": vector}}, deltas / "mixed.ckpt")
     save_file({"mixedtoken": vector}, host.embeddings / "mixedtoken.safetensors")
     host.post("/sdapi/v1/refresh-embeddings")
-    yield Files(bear, cat, str(reference))
+    with customised(host, "tiny-sd1-mixed", weights) as checkpoint:
+        yield Files(bear, cat, str(reference), checkpoint)
     shutil.rmtree(folder)
 
 
@@ -108,16 +113,75 @@ def test_two_adapters_do_not_bleed_into_each_other(host: WebUI, files: Files) ->
     assert same(ours, host.txt2img("a cat and a teddy bear", reference={"inject": inject}))
 
 
-def test_all_three_methods_in_one_prompt(host: WebUI, files: Files) -> None:
-    ours = host.txt2img("my-toy, a <new1> dog and a cat <delta:mixed:1> <catversion:cat>", alignit=[True, "my-toy=toy"])
-    inject = [
+def mixture(files: Files) -> list[dict[str, Any]]:
+    """What the paper injects for `MIXED`."""
+    return [
         {"dummy": "my-toy * * * * * *", "rows": [1, 2, 3]},
         {"dummy": "* * * * * mixedtoken dog * * *", "rows": [6, 7], "weights": files.weights},
         {"dummy": "* * * * * * * * * cat", "rows": [10], "adapter": files.cat},
     ]
-    assert same(ours, host.txt2img("toy toy toy, a dog dog and a cat", reference={"inject": inject}))
-    plain = host.txt2img("my-toy, a <new1> dog and a cat <delta:mixed:1> <catversion:cat>")
-    assert plain[0].difference(ours[0]) > 1
+
+
+@pytest.mark.parametrize("payload", [{}, LONG, HIRES])
+def test_all_three_methods_in_one_prompt(host: WebUI, files: Files, payload: dict) -> None:
+    ours = host.txt2img(MIXED, alignit=MIXED_ON, **payload)
+    wanted = host.txt2img("toy toy toy, a dog dog and a cat", reference={"inject": mixture(files)}, **payload)
+    assert same(ours, wanted)
+    assert note(ours) == ""
+
+
+def test_each_of_the_three_methods_is_in_the_picture(host: WebUI, files: Files) -> None:
+    """So that the comparisons of the mixture can fail."""
+    inject = mixture(files)
+    toy, dog, cat = inject
+    dog_unchanged = {key: value for key, value in dog.items() if key != "weights"}
+    cat_unchanged = {key: value for key, value in cat.items() if key != "adapter"}
+    base = "toy toy toy, a dog dog and a cat"
+    aligned = host.txt2img(base, reference={"inject": inject})
+    for less in ([dog, cat], [toy, cat], [toy, dog], [toy, dog_unchanged, cat], [toy, dog, cat_unchanged]):
+        assert aligned[0].difference(host.txt2img(base, reference={"inject": less})[0]) > 1
+
+    text, catversion = "my-toy, a mixedtoken dog and a cat", {"catversion": [files.cat]}
+    without = [host.txt2img(text, reference=catversion)]  # Custom Diffusion
+    host.load(files.checkpoint)
+    plain = host.txt2img(text, reference=catversion)
+    without += [
+        host.txt2img(text),
+        host.txt2img("toy, a mixedtoken dog and a cat", reference=catversion),
+        host.txt2img("my-toy, a dog and a cat", reference=catversion),
+    ]
+    for less in (aligned, *without):
+        assert plain[0].difference(less[0]) > 1
+
+
+@pytest.mark.parametrize("payload", [{}, LONG, HIRES])
+def test_all_three_methods_with_alignit_off(host: WebUI, files: Files, payload: dict) -> None:
+    ours = host.txt2img(MIXED, **payload)
+    host.load(files.checkpoint)
+    wanted = host.txt2img("my-toy, a mixedtoken dog and a cat", reference={"catversion": [files.cat]}, **payload)
+    assert same(ours, wanted)
+    assert note(ours) == ""
+
+
+@pytest.mark.parametrize("alignit", [MIXED_ON, None])
+def test_nothing_of_the_three_methods_is_left_behind(host: WebUI, files: Files, alignit: list | None) -> None:  # noqa: ARG001
+    plain = host.txt2img(MIXED_TEXT)
+    before = comparable(host.state())
+    for payload in ({}, HIRES, {"reference": {"interrupt_at": 1}}):
+        assert host.txt2img(MIXED, alignit=alignit, **payload) != plain
+        assert comparable(host.state()) == before
+    assert host.txt2img(MIXED_TEXT) == plain
+
+
+@pytest.mark.host_errors
+@pytest.mark.parametrize("alignit", [MIXED_ON, None])
+def test_nothing_of_the_three_methods_is_left_after_an_error(host: WebUI, files: Files, alignit: list | None) -> None:  # noqa: ARG001
+    plain = host.txt2img(MIXED_TEXT)
+    before = comparable(host.state())
+    with pytest.raises(requests.HTTPError, match="as asked"):
+        host.txt2img(MIXED, alignit=alignit, reference={"raise_in": "unet"})
+    assert comparable(host.state()) == before
+    assert host.txt2img(MIXED_TEXT) == plain
 
 
 @pytest.mark.parametrize(

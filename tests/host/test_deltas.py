@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,16 +37,39 @@ def save_webui_delta(path: Path, tensors: dict[str, torch.Tensor]) -> None:
     save_file(tensors, path, {"json": json.dumps({"meta": {"version": "0.1"}, "entries": entries})})
 
 
+def projections(host: WebUI, checkpoint: str) -> dict[str, torch.Tensor]:
+    """W_k and W_v of one of the small checkpoints, by LDM name."""
+    state = load_file(host.cache / "checkpoints" / f"{checkpoint}.safetensors")
+    return {
+        name: tensor
+        for name, tensor in state.items()
+        if name.startswith(LDM) and ("attn2.to_k" in name or "attn2.to_v" in name)
+    }
+
+
+@contextmanager
+def customised(host: WebUI, name: str, weights: dict[str, torch.Tensor], base: str = "tiny-sd1") -> Iterator[str]:
+    """A checkpoint of this name, in the host's own folder: one of the small ones with other weights in place."""
+    base_file = host.cache / "checkpoints" / f"{base}.safetensors"
+    folder = host.data / "models" / "Stable-diffusion"
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = folder / f"{name}.safetensors", folder / f"{name}.yaml"
+    save_file({**load_file(base_file), **weights}, paths[0])
+    paths[1].write_bytes(base_file.with_suffix(".yaml").read_bytes())
+    host.post("/sdapi/v1/refresh-checkpoints")
+    yield name
+    for path in paths:
+        path.unlink()
+
+
 @pytest.fixture(scope="module")
 def files(servers, tmp_path_factory) -> Iterator[Files]:
     host: WebUI = servers.get("host")
-    base_file = host.cache / "checkpoints" / "tiny-sd1.safetensors"
-    base = load_file(base_file)
+    base = projections(host, "tiny-sd1")
     generator = torch.Generator().manual_seed(0)
     weights = {
         name: tensor + 0.4 * tensor.std() * torch.randn(tensor.shape, generator=generator)
         for name, tensor in base.items()
-        if name.startswith(LDM) and ("attn2.to_k" in name or "attn2.to_v" in name)
     }
     vector = torch.randn(1, 64, generator=generator)
     vector *= 0.7 / vector.norm()
@@ -62,14 +86,9 @@ def files(servers, tmp_path_factory) -> Iterator[Files]:
     save_file({"sparse": vector}, host.embeddings / "sparse.safetensors")
     reference = tmp_path_factory.mktemp("deltas") / "weights.safetensors"
     save_file(weights, reference)
-    checkpoint = host.cache / "checkpoints" / "tiny-sd1-customised.safetensors"
-    save_file({**base, **weights}, checkpoint)
-    checkpoint.with_suffix(".yaml").write_bytes(base_file.with_suffix(".yaml").read_bytes())
     host.post("/sdapi/v1/refresh-embeddings")
-    host.post("/sdapi/v1/refresh-checkpoints")
-    yield Files(reference, checkpoint.stem)
-    for path in (checkpoint, checkpoint.with_suffix(".yaml")):
-        path.unlink()
+    with customised(host, "tiny-sd1-customised", weights) as checkpoint:
+        yield Files(reference, checkpoint)
 
 
 def same(ours: Pictures | Picture, wanted: Pictures | Picture) -> bool:
@@ -147,12 +166,50 @@ def test_differences_with_the_token_as_an_embedding_of_the_same_name(host: WebUI
     assert wanted[0].difference(host.txt2img("a my-cat in snow", alignit=[True, "cat"])[0]) > 1
 
 
-def test_strength_of_the_delta(host: WebUI, files: Files) -> None:  # noqa: ARG001
+def test_strength_zero_of_the_delta(host: WebUI, files: Files) -> None:  # noqa: ARG001
     none = host.txt2img("a my-cat in snow <delta:my-cat:0>", alignit=[True, "cat"])
     assert same(none, host.txt2img("a my-cat in snow", alignit=[True, "cat"]))
-    half = host.txt2img("a my-cat in snow <delta:my-cat:0.5>", alignit=[True, "cat"])
-    sparse = host.txt2img("a sparse in snow <delta:sparse>", alignit=[True, "cat"])
-    assert len({pictures[0].png for pictures in (none, half, sparse)}) == 3
+
+
+PARTLY = {  # the token, the same for the reference, how far to go from W to W', and in which layers
+    "<delta:my-cat:0.5>": ("my-cat", "my-cat", 0.5, ""),
+    "<delta:my-cat:1.5>": ("my-cat", "my-cat", 1.5, ""),
+    "<delta:my-run:0.5>": ("<new1>", "newtoken", 0.5, ""),
+    "<delta:sparse>": ("sparse", "sparse", 1, "input_blocks"),
+}
+
+
+@pytest.mark.parametrize("network", PARTLY)
+def test_strength_and_layers_of_the_delta(host: WebUI, files: Files, tmp_path: Path, network: str) -> None:
+    token, embedding, strength, part = PARTLY[network]
+    whole = load_file(files.weights)
+    weights = {
+        name: tensor + strength * (whole[name] - tensor) if part in name else tensor
+        for name, tensor in projections(host, "tiny-sd1").items()
+    }
+    reference = tmp_path / "weights.safetensors"
+    save_file(weights, reference)
+
+    def injected(weights: dict[str, str]) -> Pictures:
+        inject = [{"dummy": f"* {embedding} * *", "rows": [2], **weights}]
+        return host.txt2img("a cat in snow", reference={"inject": inject})
+
+    aligned = host.txt2img(f"a {token} in snow {network}", alignit=[True, "cat"])
+    assert same(aligned, injected({"weights": str(reference)}))
+    for other in ({}, {"weights": str(files.weights)}):
+        assert aligned[0].difference(injected(other)[0]) > 1, "the strength changed nothing: the case proves nothing"
+
+    plain = host.txt2img(f"a {token} in snow {network}")
+    others = [host.txt2img(f"a {embedding} in snow")]
+    with customised(host, "tiny-sd1-partly", weights) as checkpoint:
+        for name in (checkpoint, files.checkpoint):
+            host.load(name)
+            others.append(host.txt2img(f"a {embedding} in snow"))
+    without, wanted, fully = others
+    assert same(plain, wanted)
+    assert plain[0].difference(without[0]) > 1
+    assert plain[0].difference(fully[0]) > 1
+    assert note(aligned) == note(plain) == ""
 
 
 @pytest.mark.parametrize("payload", [{}, {"batch_size": 2, "negative_prompt": "ugly, " * 45}, HIRES])
@@ -233,7 +290,66 @@ def test_what_is_wrong_is_said(host: WebUI, files: Files) -> None:  # noqa: ARG0
     assert unused == plain
     no_word = host.txt2img("a <new1> running in snow <delta:my-run:1>", alignit=[True])
     assert "'<new1>' has no class word" in note(no_word)
-    host.load("tiny-sd2")
-    other = host.txt2img("a <new1> cat in snow <delta:my-run:1>", alignit=[True])
-    assert "my-run.ckpt" in note(other)
-    assert "Load the kind of model that it was trained for" in note(other)
+
+
+MISFITS = {  # what is said of it after the file's name
+    "for-sd2.ckpt": "has vectors of width 96 for '<new1>', and the loaded model's are 64. Load the kind of model",
+    "for-sdxl.delta.safetensors": "has weights of shape (64, 192) for input_blocks.4.1.",
+    "incomplete.ckpt": "lacks 2 of the loaded model's 32 layers, the first being middle_block.1.transformer_blocks.0."
+    "attn2.to_k. Load the kind of model that it was trained for (SD1, SD2 or SDXL), or look for the complete file.",
+}
+
+
+@pytest.fixture(scope="module")
+def misfits(servers, files: Files) -> None:
+    """Files that do not fit tiny-sd1: of two other families, and one that lost the keys and values of a layer."""
+    host: WebUI = servers.get("host")
+    deltas = host.data / "models" / "deltas"
+    torch.save({"state_dict": {**projections(host, "tiny-sd2"), "embed": torch.ones(1, 96)}}, deltas / "for-sd2.ckpt")
+    differences = {name: 0.1 * tensor for name, tensor in projections(host, "tiny-sdxl").items()}
+    save_webui_delta(deltas / "for-sdxl.delta.safetensors", differences)
+    fewer = {name: tensor for name, tensor in load_file(files.weights).items() if "middle_block" not in name}
+    torch.save({"state_dict": {**fewer, "embed": torch.ones(1, 64)}}, deltas / "incomplete.ckpt")
+
+
+@pytest.mark.parametrize("alignit", [[True, "my-toy=toy"], None])
+@pytest.mark.parametrize("file", MISFITS)
+def test_without_a_delta_that_does_not_fit(
+    host: WebUI,
+    misfits: None,  # noqa: ARG001
+    file: str,
+    alignit: list | None,
+) -> None:
+    prompt, name = "a <new1> cat and my-toy", file.split(".", maxsplit=1)[0]
+    without = host.txt2img(prompt, alignit=alignit)
+    ours = host.txt2img(f"{prompt} <delta:{name}:1>", alignit=alignit)
+    assert f"'{file}' {MISFITS[file]}" in note(ours)
+    assert f"The picture is made without <delta:{name}>." in note(ours)
+    assert ours == without
+    assert ours != host.txt2img(f"{prompt} <delta:my-run:1>", alignit=alignit)
+
+
+@pytest.mark.parametrize("checkpoint", ["tiny-sd2", "tiny-sdxl"])
+def test_without_a_delta_of_sd1_in_other_models(host: WebUI, files: Files, checkpoint: str) -> None:  # noqa: ARG001
+    host.load(checkpoint)
+    for alignit in ([True], None):
+        ours = host.txt2img("a <new1> cat in snow <delta:my-run:1>", alignit=alignit)
+        assert "'my-run.ckpt' has " in note(ours)
+        assert "Load the kind of model that it was trained for" in note(ours)
+        assert ours == host.txt2img("a <new1> cat in snow", alignit=alignit)
+
+
+def test_whole_weights_of_another_checkpoint_are_used_and_told(host: WebUI, files: Files) -> None:
+    host.load("tiny-sd1-b")
+    text = "a <new1> cat in snow <delta:my-run:1>"
+    inject = [{"dummy": "* newtoken cat * *", "rows": [2, 3], "weights": str(files.weights)}]
+    aligned, plain = host.txt2img(text, alignit=[True]), host.txt2img(text)
+    for ours in (aligned, plain):
+        assert "'my-run.ckpt': its weights are unlike the loaded model's" in note(ours)
+        assert "they seem to be trained on another checkpoint" in note(ours)
+    assert same(aligned, host.txt2img("a cat cat in snow", reference={"inject": inject}))
+    # Differences go with any checkpoint.
+    assert note(host.txt2img("a my-cat in snow <delta:my-cat:1>")) == ""
+    with customised(host, "tiny-sd1-b-customised", load_file(files.weights), "tiny-sd1-b") as checkpoint:
+        host.load(checkpoint)
+        assert same(plain, host.txt2img("a newtoken cat in snow"))

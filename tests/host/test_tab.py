@@ -15,11 +15,10 @@ import requests
 import torch
 from PIL import Image
 from playwright.sync_api import BrowserContext, Locator, expect
-from safetensors.torch import load_file
 
 from tests.formats.writers import save_adapter
 from tests.host.browser import Tab, opened
-from tests.host.test_deltas import LDM, save_webui_delta
+from tests.host.test_deltas import projections, save_webui_delta
 from tests.host.test_page import PAGE
 from tests.host.webui import WebUI
 
@@ -43,11 +42,10 @@ def folders(page_host: WebUI) -> Iterator[Folders]:
     folders = Folders(page_host.data / "models" / "deltas", page_host.data / "models" / "catversion")
     folders.deltas.mkdir()
     generator = torch.Generator().manual_seed(5)
-    base = load_file(page_host.cache / "checkpoints" / "tiny-sd1.safetensors")
+    base = projections(page_host, "tiny-sd1")
     weights = {
         name: tensor + 0.4 * tensor.std() * torch.randn(tensor.shape, generator=generator)
         for name, tensor in base.items()
-        if name.startswith(LDM) and ("attn2.to_k" in name or "attn2.to_v" in name)
     }
     vectors = torch.randn(2, WIDTH, generator=generator)
     vectors *= 0.7 / vectors.norm(dim=1, keepdim=True)
@@ -245,8 +243,14 @@ def test_another_token_of_a_file_and_refresh(folders: Folders, tab: Tab) -> None
 
 
 def test_catversion_from_the_card_to_the_picture(page_host: WebUI, folders: Folders, tab: Tab) -> None:
+    last = folders.adapters / "teddy_bear" / "checkpoints" / "adapter_gs-999"
+    save_picture(last / "pytorch_adapter.png")
+    (folders.adapters / "bear (v+2)" / "pytorch_adapter.txt").write_text("A grey one.")
     cards = Cards(tab, "CatVersion")
     expect(cards.all).to_have_count(2)
+    expect(cards.card("teddy_bear").locator("img.preview")).to_have_js_property("naturalHeight", 40)
+    expect(cards.card("bear (v+2)").locator("img.preview")).to_have_count(0)
+    expect(cards.card("bear (v+2)")).to_contain_text("A grey one.")
     tab.prompt.fill("a photo of a")
     cards.click("bear (v+2)")
     expect(tab.prompt).to_have_value("a photo of a <catversion:bear (v+2):1> bear v 2")
@@ -260,10 +264,12 @@ def test_catversion_from_the_card_to_the_picture(page_host: WebUI, folders: Fold
     cards.edit("teddy_bear")
     expect(cards.editor.get_by_label("Preferred strength")).to_have_count(0)
     cards.editor.get_by_label("Class word").fill("bear")
+    cards.editor.get_by_label("Description").fill("Our bear.")
     cards.save()
     expect(cards.editor).to_be_hidden()
-    last = folders.adapters / "teddy_bear" / "checkpoints" / "adapter_gs-999" / "pytorch_adapter.json"
-    assert json.loads(last.read_text()) == {"class word": "bear"}
+    expect(cards.card("teddy_bear")).to_contain_text("Our bear.")
+    stored = json.loads((last / "pytorch_adapter.json").read_text())
+    assert stored == {"class word": "bear", "description": "Our bear."}
     cards.click("teddy_bear")
     expect(tab.prompt).to_have_value("a photo of a <catversion:teddy_bear> bear")
     to_generation(tab)
@@ -271,6 +277,25 @@ def test_catversion_from_the_card_to_the_picture(page_host: WebUI, folders: Fold
     picture = tab.generate(page_host.url)
     assert "AlignIT class words: teddy_bear=bear" in picture.infotext
     assert picture == page_host.txt2img(tab.prompt.input_value(), **PAGE, alignit=[True])[0]
+
+
+def test_new_damaged_and_removed_adapters_with_refresh(folders: Folders, tab: Tab) -> None:
+    cards = Cards(tab, "CatVersion")
+    expect(cards.card("teddy_bear")).to_be_visible()
+    shutil.copytree(folders.adapters / "bear (v+2)", folders.adapters / "old_dog" / "adapter_gs-9")
+    (folders.adapters / "teddy_bear" / "checkpoints" / "adapter_gs-999" / "pytorch_adapter.bin").write_bytes(b"<html>")
+    cards.refresh()
+    expect(cards.card("old_dog")).to_be_visible()
+    expect(cards.card("teddy_bear")).to_contain_text("'pytorch_adapter.bin' is a web page or an error message")
+    cards.search.fill("old dog")
+    expect(cards.card("teddy_bear")).to_be_hidden()
+    assert cards.names() == ["old_dog"]
+    tab.prompt.fill("a")
+    cards.click("old_dog")
+    expect(tab.prompt).to_have_value("a <catversion:old_dog> old dog")
+    shutil.rmtree(folders.adapters / "old_dog")
+    cards.refresh()
+    expect(cards.card("old_dog")).to_have_count(0)
 
 
 def card(host: WebUI, name: str, page: str = "custom_diffusion") -> str:
@@ -284,8 +309,8 @@ def inserted(host: WebUI, name: str, page: str = "custom_diffusion") -> str:
     )  # type: ignore[index]
 
 
-def thumb(host: WebUI, name: str) -> requests.Response:
-    source = html.unescape(re.search(r'<img src="\./([^"]*)"', card(host, name))[1])  # type: ignore[index]
+def thumb(host: WebUI, name: str, page: str = "custom_diffusion") -> requests.Response:
+    source = html.unescape(re.search(r'<img src="\./([^"]*)"', card(host, name, page))[1])  # type: ignore[index]
     return requests.get(f"{host.url}/{source}", timeout=20)
 
 
@@ -360,6 +385,23 @@ def test_folder_of_the_settings(page_host: WebUI, folders: Folders, tmp_path: Pa
     assert thumb(page_host, "other").ok
     page_host.options(alignit_deltas_folder="")
     assert thumb(page_host, "my-run").ok
+
+
+def test_folder_with_adapters_of_the_settings(page_host: WebUI, folders: Folders, tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "old_dog" / "checkpoints" / "adapter_gs-9"
+    shutil.copytree(folders.adapters / "bear (v+2)", folder)
+    save_picture(folder / "pytorch_adapter.png")
+    page_host.options(alignit_catversion_folder=f"{tmp_path}/runs/")
+    assert inserted(page_host, "old_dog", "catversion") == '"<catversion:old_dog> old dog"'
+    assert thumb(page_host, "old_dog", "catversion").ok
+    made = page_host.txt2img("an old dog <catversion:old_dog>", alignit=[True])
+    assert made.info["extra_generation_params"]["AlignIT class words"] == "old_dog=old dog"
+    prompt = "a teddy bear <catversion:teddy_bear>"
+    elsewhere = page_host.txt2img(prompt, alignit=[True])
+    assert "'teddy_bear' is not in the folder 'runs'" in elsewhere.info["extra_generation_params"]["AlignIT note"]
+    page_host.options(alignit_catversion_folder="")
+    made = page_host.txt2img(prompt, alignit=[True])
+    assert made.info["extra_generation_params"]["AlignIT class words"] == "teddy_bear=teddy bear"
 
 
 def test_folder_of_another_extensions_flag(servers, folders: Folders, tmp_path: Path) -> None:
