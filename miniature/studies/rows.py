@@ -1,12 +1,11 @@
 """Which rows of the conditioning carry a concept, on the miniature.
 
-    python -m miniature.studies.rows [--count 30] [--output docs/studies]
+    python -m miniature.studies.rows [--count 20] [--output docs/studies]
 
 AlignIT puts a concept in at its class word's rows. But the concept's token, or CatVersion's changed encoder, changes
 what the text encoder makes of the tokens after it too, the padding included, and nothing in training says in which rows
 the concept has to be. So rows of the customised conditioning are put into that of the base prompt, some or all, and the
-classifier counts the pictures that show the concept. Then a CatVersion adapter is trained through AlignIT: only its
-class word's row, of a dummy prompt, reaches the UNet.
+classifier counts the pictures that show the concept.
 """
 
 from __future__ import annotations
@@ -19,12 +18,11 @@ from dataclasses import dataclass
 import torch
 
 from alignit.formats import load_concept
-from miniature.concepts import CONCEPTS, CONCEPTS_FOLDER, ConceptSpec, concept_file, train_concept
-from miniature.customization import CatVersion
+from miniature.concepts import CONCEPTS, CONCEPTS_FOLDER, ConceptSpec, concept_file
 from miniature.demo import Subject
 from miniature.studies.bench import Bench, Surroundings, surroundings
 from miniature.studies.pages import Page, percent, run_study, table
-from miniature.studies.table import TITLES, VALIDATION, Scores, score
+from miniature.studies.table import TITLES, Scores, score
 
 METHODS = ("textual_inversion", "catversion")  # those that change the conditioning alone
 FIRST_SEED = 9_000_000
@@ -47,6 +45,7 @@ class Places:
 
 
 Rule = Callable[[Places], tuple[list[int], list[int]]]  # rows of the target prompt, and of the dummy prompt
+START = [0]  # the start token's row; Textual Inversion does not change it, CatVersion does
 
 ALIGNIT = "the concept's, of the dummy prompt: AlignIT"
 RULES: dict[str, Rule] = {
@@ -55,31 +54,16 @@ RULES: dict[str, Rule] = {
     "the concept's, of the target prompt": lambda at: (at.concept, []),
     "all words', of the target prompt": lambda at: (at.words, []),
     "the padding's, of the target prompt": lambda at: (at.padding, []),
+    "the start token's": lambda _: (START, []),
+    "AlignIT, and the start token's": lambda at: ([], at.concept + START),
     "AlignIT, and the padding's of the dummy prompt": lambda at: ([], at.concept + at.padding),
+    "AlignIT, and the start token's and the padding's of the dummy prompt": lambda at: (
+        [],
+        START + at.concept + at.padding,
+    ),
     "AlignIT, and the padding's of the target prompt": lambda at: (at.padding, at.concept),
-    "all: the method alone": lambda at: (at.words + at.padding, []),
+    "all: the method alone": lambda at: (START + at.words + at.padding, []),
 }
-TRAINED = "AlignIT, with an adapter that was trained through it"
-TRAINED_ALONE = "all, with that adapter"
-
-
-class AlignedCatVersion(CatVersion):
-    """CatVersion trained through AlignIT: line 4 of Algorithm 1 is part of what the adapter learns in."""
-
-    def encode(self, prompts: list[str]) -> torch.Tensor:
-        """Return the base prompts' encodings [n, 77, width] with the class word's row of the dummy prompts."""
-        encoded = self.miniature.encode(prompts)
-        split = [prompt.replace(",", " ,").split() for prompt in prompts]
-        dummy = [" ".join(word if word == self.class_word else "*" for word in words) for words in split]
-        changed = self.encode_all(dummy)
-        word = torch.zeros(encoded.shape[:2], dtype=torch.bool)
-        for prompt, words in enumerate(split):
-            word[prompt, [1 + i for i, text in enumerate(words) if text == self.class_word]] = True
-        return torch.where(word[:, :, None], changed, encoded)
-
-    def encode_all(self, prompts: list[str]) -> torch.Tensor:
-        """Return CatVersion's own encodings [n, 77, width]."""
-        return super().encode(prompts)
 
 
 def places(before: int, concept: int, after: int, length: int = 77) -> Places:
@@ -107,10 +91,7 @@ def study(bench: Bench, count: int) -> Page:
         around = surroundings(count, AROUND)
         seeds = [FIRST_SEED + 1000 * number + i for i in range(count)]
         for method in METHODS:
-            conditionings = ways(bench, spec, method, around)
-            if method == "catversion" and spec.name in VALIDATION:
-                conditionings |= _trained_through(bench, spec, around)
-            for name, conditioning in conditionings.items():
+            for name, conditioning in ways(bench, spec, method, around).items():
                 shown = bench.read(bench.sample(conditioning, seeds))
                 # Each picture has surroundings of its own.
                 each = [score([seen], where, spec.look) for seen, where in zip(shown, around, strict=True)]
@@ -143,14 +124,6 @@ def ways(bench: Bench, spec: ConceptSpec, method: str, around: list[Surroundings
     return {name: mixed(base, target, dummy, rule, at) for name, rule in RULES.items()}
 
 
-def _trained_through(bench: Bench, spec: ConceptSpec, around: list[Surroundings]) -> dict[str, torch.Tensor]:
-    prompts = [where.around(spec.look.kind) for where in around]
-    trained = train_concept(bench.miniature, spec, AlignedCatVersion)
-    assert isinstance(trained, AlignedCatVersion)
-    with torch.no_grad():
-        return {TRAINED: trained.encode(prompts), TRAINED_ALONE: trained.encode_all(prompts)}
-
-
 def _table(of_method: Found) -> str:
     names = [spec.name for spec in CONCEPTS]
     rows = []
@@ -166,23 +139,22 @@ def _text(found: dict[str, Found], count: int) -> str:
     return f"""# Which rows carry a concept, on the miniature
 
 AlignIT puts a concept in at its class word's rows. But the concept's token, or CatVersion's changed encoder, changes
-what the text encoder makes of the tokens after it too, the padding included, and nothing in training says in which rows
-the concept has to be. Here some rows of the customised conditioning stand in the base prompt's, and the others are the
+what the text encoder makes of other tokens too, the padding included, and nothing in training says in which rows the
+concept has to be. Here some rows of the customised conditioning stand in the base prompt's, and the others are the
 base model's: {count} pictures for each concept and line. Text alignment is the share of background, companion and
 accessory that are right, image alignment that of pictures with the concept's class, colours and pattern all right, the
 last columns by concept.
 
 {tables}
 
-The concepts are those that ship with the miniature. In the last two lines an adapter is trained anew, for one concept,
-with the class word's row of a dummy prompt as all that the UNet gets from the adapter, with the same rate and steps.
+The concepts are those that ship with the miniature.
 
 `python -m miniature.studies.rows` made this page.
 """
 
 
 def main(arguments: list[str] | None = None) -> int:
-    return run_study(__doc__, study, 30, arguments)
+    return run_study(__doc__, study, 20, arguments)
 
 
 if __name__ == "__main__":
