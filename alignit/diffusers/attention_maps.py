@@ -101,11 +101,16 @@ class MapWatch:
             self._warn(f"There is no attention map of {', '.join(map(repr, missing))}, which is not in the prompt")
 
 
+_END = "</w>"
+
+
 class _Vocabulary:
     """A text encoder's, as `alignit.map_words` asks for it."""
 
     def __init__(self, encoder: TextEncoder) -> None:
         self._encoder = encoder
+        # CLIP's tokens say where words end; a vocabulary that does not is one of whole words.
+        self._marks_ends = any(token.endswith(_END) for token in encoder.tokenizer.get_vocab())
 
     def tokens(self, text: str) -> Sequence[int]:
         """Return the tokens of a text."""
@@ -117,7 +122,7 @@ class _Vocabulary:
 
     def ends_word(self, token: int) -> bool:
         """Say whether a word ends with a token."""
-        return str(self._encoder.tokenizer.convert_ids_to_tokens(token)).endswith("</w>")
+        return not self._marks_ends or str(self._encoder.tokenizer.convert_ids_to_tokens(token)).endswith(_END)
 
 
 def _embeddings(chunk: Target) -> dict[int, str]:

@@ -1,6 +1,6 @@
 """What each control does, on the miniature: a grid of pictures for each, and what the classifier reads.
 
-python -m miniature.studies.controls [--count 40] [--output docs/studies]
+python -m miniature.studies.controls [--count 20] [--output docs/studies]
 """
 
 from __future__ import annotations
@@ -80,4 +80,4 @@ picture of the same seed ({count} pictures for each number).
 
 
 if __name__ == "__main__":
-    sys.exit(run_study(__doc__, study, 40))
+    sys.exit(run_study(__doc__, study, 20))

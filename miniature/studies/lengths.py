@@ -1,6 +1,6 @@
 """Which row a word of another length belongs at: rules of alignment, compared on the miniature.
 
-    python -m miniature.studies.lengths [--count 100] [--output docs/studies]
+    python -m miniature.studies.lengths [--count 40] [--output docs/studies]
 
 Phrases are put at words with fewer or more tokens than they have, by each of several rules. The classifier says how
 often the picture shows what was put in, and how often the rest of the prompt. Base and dummy prompts are written out
@@ -234,4 +234,4 @@ right. The columns of single cases show *both*; the last three are means over th
 
 
 if __name__ == "__main__":
-    sys.exit(run_study(__doc__, study, 100))
+    sys.exit(run_study(__doc__, study, 40))

@@ -1,6 +1,6 @@
 """The paper's Figures 3, 6 and 7 in kind: keys and values of one word at another, on the miniature.
 
-    python -m miniature.studies.manipulation [--count 100] [--output docs/studies]
+    python -m miniature.studies.manipulation [--count 60] [--output docs/studies]
 
 For each swap it makes the base prompt's pictures, those with the other word's keys and values at the word, and, to
 compare with, those of a prompt in which the other word is simply typed; same seeds. The classifier says what changed.
@@ -169,4 +169,4 @@ def _numbers(found: list[tuple[Swap, dict[str, Outcome]]], count: int) -> dict[s
 
 
 if __name__ == "__main__":
-    sys.exit(run_study(__doc__, study, 100))
+    sys.exit(run_study(__doc__, study, 60))

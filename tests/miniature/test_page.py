@@ -57,6 +57,9 @@ def test_controls_and_seed_count(studio: Studio) -> None:
 
     first = pictures(1, "")
     assert pictures(1, "") == first
+    maps = [word for _, word in studio.pictures(name, prompt, 1, "")[1]]
+    assert len(maps) == 7, "a map for each word"
+    assert maps[-1] == "snow"
     weaker = pictures(1, "0.5")
     assert weaker[:2] == first[:2]
     assert weaker[2] not in first
