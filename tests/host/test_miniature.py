@@ -98,7 +98,7 @@ def test_trained_concepts_of_each_method_are_used_in_the_webui(miniature_host: W
 @pytest.mark.parametrize(
     ("prompt", "name"),
     [
-        ("a photo of a <my-fish=fish> wearing a hat with a ball in the snow", "my-fish"),
+        ("a photo of a <my-robot=robot> wearing a hat with a ball in the snow", "my-robot"),
         ("a photo of a <new1> robot wearing a hat with a ball in the snow <delta:my-robot:1>", "my-robot"),
     ],
 )
