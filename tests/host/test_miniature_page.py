@@ -8,10 +8,9 @@ import pytest
 
 pytest.importorskip("gradio")
 
-from playwright.sync_api import Page, expect
+from playwright.sync_api import BrowserContext, Page, expect
 
 from miniature.page import Studio, make_page
-from tests.host.browser import NO_BROWSER, chromium, find_browser
 
 
 @pytest.fixture(scope="module")
@@ -20,17 +19,14 @@ def studio() -> Studio:
 
 
 @pytest.fixture(scope="module")
-def page(studio: Studio) -> Iterator[Page]:
-    path = find_browser()
-    if path is None:
-        pytest.skip(NO_BROWSER)
+def page(studio: Studio, browser: BrowserContext) -> Iterator[Page]:
     made = make_page(studio)
     _, url, _ = made.launch(prevent_thread_lock=True, quiet=True)
     try:
-        with chromium(path) as browser:
-            page = browser.new_page()
-            page.goto(url)
-            yield page
+        page = browser.new_page()
+        page.goto(url)
+        yield page
+        page.close()
     finally:
         made.close()
 
