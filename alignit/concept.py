@@ -19,7 +19,6 @@ import torch
 # another checkpoint's can be as alike as a trained one's, so that some are not noticed.
 _SAME_CHECKPOINT = 0.9
 _COMPARED_LAYERS = 8  # enough to tell full weights from a delta, and quick for SDXL's 140 layers
-_RIGHT_MODEL = "Load the kind of model that it was trained for (SD1, SD2 or SDXL)"
 
 
 class ConceptFileError(ValueError):
@@ -340,11 +339,10 @@ class Concept:
                 )
         missing = model.layers.keys() - weights.matrices.keys()
         if weights.full and missing:
-            raise ConceptFileError(
-                self.path,
+            raise self._misfit(
                 f"lacks {len(missing)} of the loaded model's {len(model.layers)} layers, the first being "
                 f"{min(missing)}",
-                f"{_RIGHT_MODEL}, or look for the complete file",
+                ", or look for the complete file",
             )
 
     def _check_prefixes(self, prefixes: EncoderPrefixes, model: ModelShapes) -> None:
@@ -360,7 +358,8 @@ class Concept:
             )
 
     def _misfit(self, problem: str, otherwise: str = "") -> ConceptFileError:
-        return ConceptFileError(self.path, problem, f"{_RIGHT_MODEL}{otherwise}")
+        remedy = f"Load the kind of model that it was trained for (SD1, SD2 or SDXL){otherwise}"
+        return ConceptFileError(self.path, problem, remedy)
 
     def _tensors(self) -> chain[torch.Tensor]:
         matrices = self.weights.matrices.values() if self.weights else ()

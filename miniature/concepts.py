@@ -120,9 +120,7 @@ def identity(customized: Customized, look: Look, classifier: Classifier, count: 
     """Return the share of pictures of training's prompts that show the class, both colours and the pattern right."""
     prompts = [f"{PROMPTS[i % len(PROMPTS)]} {customized.phrase}" for i in range(count)]
     images = customized.generate(prompts, [8_000_000 + 10_000 * seed + i for i in range(count)])
-    wanted = look.values()
-    shown = read_attributes(classifier, images)
-    return sum(all(seen[name] == value for name, value in wanted.items()) for seen in shown) / count
+    return sum(look.shown_in(seen) for seen in read_attributes(classifier, images)) / count
 
 
 def write_pictures(spec: ConceptSpec, folder: Path) -> None:

@@ -8,7 +8,7 @@ be scored exactly.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 
 from PIL import Image, ImageDraw
@@ -63,6 +63,10 @@ class Look:
     def values(self) -> dict[str, str]:
         """Return the look's attributes under the names of `ATTRIBUTES`."""
         return {"class": self.kind, "colour": self.colour, "pattern": self.pattern, "second": self.second}
+
+    def shown_in(self, seen: Mapping[str, str]) -> bool:
+        """Say whether a picture, by its attributes, shows all of the look."""
+        return all(seen[name] == value for name, value in self.values().items())
 
 
 @dataclass(frozen=True)

@@ -87,8 +87,8 @@ Found = dict[str, dict[str, Scores]]  # by the rows that are put in, and by conc
 def study(bench: Bench, count: int) -> Page:
     """Make the pictures for all concepts, and the page."""
     found: dict[str, Found] = {method: defaultdict(dict) for method in METHODS}
+    around = surroundings(count, AROUND)
     for number, spec in enumerate(CONCEPTS):
-        around = surroundings(count, AROUND)
         seeds = [FIRST_SEED + 1000 * number + i for i in range(count)]
         for method in METHODS:
             for name, conditioning in ways(bench, spec, method, around).items():
@@ -113,11 +113,11 @@ def ways(bench: Bench, spec: ConceptSpec, method: str, around: list[Surroundings
     concept = load_concept(concept_file(CONCEPTS_FOLDER, spec, method))
     subject = Subject(concept, spec.look.kind)
     aligned = bench.aligned(concept)
-    split = [where.around(subject.mark).split() for where in around]
+    marked = [where.around(subject.mark) for where in around]
+    split = [prompt.split() for prompt in marked]
     befores = [words.index(subject.mark) for words in split]
     size = concept.tokens[0].length if concept.tokens else 1
     at = [places(before, size, len(words) - before - 1) for before, words in zip(befores, split, strict=True)]
-    marked = [" ".join(words) for words in split]
     stars = [" ".join(word if word == subject.mark else "*" for word in words) for words in split]
     base = bench.conditioning(marked, aligned, concept_strength=0.0)
     target, dummy = (bench.conditioning(texts, aligned, align=False) for texts in (marked, stars))
@@ -129,8 +129,7 @@ def _table(of_method: Found) -> str:
     rows = []
     for rule, scores in of_method.items():
         text, image = (sum(getattr(one, key) for one in scores.values()) / len(scores) for key in ("text", "image"))
-        each = [percent(scores[name].image) if name in scores else "" for name in names]
-        rows.append([rule, percent(text), percent(image), *each])
+        rows.append([rule, percent(text), percent(image), *(percent(scores[name].image) for name in names)])
     return table(["rows of the customised conditioning", "text alignment", "image alignment", *names], rows)
 
 

@@ -144,7 +144,7 @@ def score(shown: Sequence[dict[str, str]], around: Surroundings, look: Look) -> 
 
 def right_looks(shown: Sequence[dict[str, str]], look: Look) -> float:
     """Return the share of pictures that show all of a look."""
-    return share([all(seen[name] == value for name, value in look.values().items()) for seen in shown])
+    return share([look.shown_in(seen) for seen in shown])
 
 
 def settings_of(weights: Path, seeds: int) -> dict[str, Any]:
