@@ -13,7 +13,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENT = ROOT / ".venv-demo"
-_DONE = ENVIRONMENT / "installed"
+_PROJECT = ROOT / "pyproject.toml"
+_DONE = ENVIRONMENT / "installed"  # a copy of the pyproject.toml that was installed; written last
 
 
 def main() -> int:
@@ -23,16 +24,20 @@ def main() -> int:
         return 1
     python = ENVIRONMENT / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     try:
-        if not _DONE.exists():
+        wanted = _PROJECT.read_bytes()
+        if not _DONE.exists() or _DONE.read_bytes() != wanted:
             print(f"Installing into {ENVIRONMENT}: once, a few minutes", flush=True)
             venv.create(ENVIRONMENT, with_pip=True, clear=True)
             subprocess.run([python, "-m", "pip", "install", "--quiet", "--editable", f"{ROOT}[demo]"], check=True)
-            _DONE.touch()
+            _DONE.write_bytes(wanted)
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         return subprocess.run([python, "-m", "miniature.demo", *sys.argv[1:]], env=environment, check=False).returncode
     except (OSError, subprocess.CalledProcessError) as error:
         print(f"The environment could not be made: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("Stopped. The same command begins again.", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":
