@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from diffusers import StableDiffusionPipeline
-from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from miniature.export import full_text_encoder
@@ -23,6 +23,9 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.WordLevel(words, unk_token=_UNKNOWN))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[a-z]+|[^\sa-z]"), "removed", invert=True)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{_BEGIN} $A {_STOP}", special_tokens=[(_BEGIN, START), (_STOP, END)]
+    )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token=_BEGIN,

@@ -44,6 +44,8 @@ def test_words_have_the_numbers_that_training_gives_them() -> None:
     text = "A photo of a red cat, with * in the snow."
     ids = tokenizer(text, add_special_tokens=False).input_ids
     assert ids == [ROWS[row] for row in rows(text)[1 : len(ids) + 1]]
+    text = "A photo of a red cat"
+    assert tokenizer(text, padding="max_length").input_ids == [ROWS[row] for row in rows(text)]
     assert all(tokenizer(word, add_special_tokens=False).input_ids == [number] for word, number in WORDS.items())
 
 
