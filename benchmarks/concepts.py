@@ -33,7 +33,7 @@ from measuring import (
     verdict,
 )
 
-from tests.host.webui import WebUI, made_once, webui_directory
+from tests.host.webui import WebUI, made_by, webui_directory
 
 WANTED_RATIO = 1.02
 WANTED_CONTROLS_RATIO = 1.01
@@ -85,7 +85,7 @@ def controlled(model: str, **more: Any) -> dict[str, Arm]:
 def start(directory: Path) -> WebUI:
     """Return a server with the benchmark's models and its extension, not started yet."""
     webui = WebUI(directory, extensions=(HERE / "meter",))
-    made = made_once(directory, HERE / "make_models.py", webui.cache / "checkpoints")
+    made = made_by(directory, HERE / "make_models.py", webui.cache / "checkpoints")
     (webui.root / FULL).symlink_to(made / FULL)
     for folder in (made / "models").iterdir():
         # Links, as a checkpoint is large; copies of what is touched.

@@ -11,7 +11,6 @@ import io
 import json
 import re
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from playwright.sync_api import Browser, Locator, expect
 from miniature.concepts import CONCEPTS, CONCEPTS_FOLDER
 from miniature.grids import draw_grid
 from tests.host.browser import NO_BROWSER, Tab, chromium, find_browser
-from tests.host.miniature import SIZE, add_miniature
+from tests.host.miniature import SIZE, add_concepts
 from tests.host.webui import WebUI, find_webui, webui_directory
 
 PICTURES = Path(__file__).parents[1] / "docs" / "pictures"
@@ -57,14 +56,12 @@ def main() -> None:
     if browser_path is None:
         sys.exit(NO_BROWSER)
     PICTURES.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder:
-        webui = WebUI(directory, page=True)
-        add_miniature(webui, Path(folder))
-        add_cards(webui)
-        with webui, chromium(browser_path) as browser:
-            webui.load("miniature")
-            for subject in chosen:
-                SUBJECTS[subject](webui, browser)
+    webui = WebUI(directory, page=True)
+    add_concepts(webui)
+    add_cards(webui)
+    with webui, chromium(browser_path) as browser:
+        for subject in chosen:
+            SUBJECTS[subject](webui, browser)
 
 
 def add_cards(webui: WebUI) -> None:

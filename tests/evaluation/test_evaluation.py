@@ -31,11 +31,11 @@ from evaluation.plan import ALIGNED, CLASS_WORD, PLAIN, WAYS, Shot, Subject, rea
 from evaluation.record import Entry, Record
 from evaluation.report import make_page, make_table, means, rows
 from evaluation.run import run
-from miniature.classifier import Classifier, read_attributes
 from miniature.concepts import CONCEPTS, CONCEPTS_FOLDER, concept_file
 from miniature.pipeline import make_pipeline
 from miniature.weights import load_classifier, load_miniature
 from tests.evaluation.models import save_clip, save_segmenter
+from tests.evaluation.reader import PLACES, ReadByClassifier
 
 PROMPT_LISTS = Path(__file__).parents[3] / "shared" / "data" / "customconcept101" / "prompts"
 CAT = Subject("<my-cat=cat>", "cat", "<lora:style:1>")
@@ -183,23 +183,6 @@ def test_no_references_and_no_object_in_them(clip_folder: Path) -> None:
 # A run with the miniature and its own scorer
 
 
-class ReadByClassifier:
-    """The miniature's own scorer: which of the words of a text a picture shows, and whether the object is the one."""
-
-    def __init__(self, classifier: Classifier, look: dict[str, str], places: dict[str, dict[str, str]]) -> None:
-        self.classifier, self.look, self.places = classifier, look, places
-
-    def score(self, picture: Image.Image, text: str) -> Scores:
-        image = torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)[None]
-        (seen,) = read_attributes(self.classifier, image)
-        wanted = self.places[text]
-        text_score = sum(seen[k] == v for k, v in wanted.items()) / len(wanted)
-        return Scores(text_score, float(all(seen[k] == v for k, v in self.look.items())))
-
-    def facts(self) -> dict[str, str]:
-        return {"scorer": "the miniature's classifier"}
-
-
 class Counting:
     """A maker that counts what it makes, and stops working after so many pictures."""
 
@@ -217,12 +200,6 @@ class Counting:
         return self.maker.facts()
 
 
-PLACES = {
-    "a photo of a {} in the snow with a ball": {"background": "snow", "companion": "ball"},
-    "a picture of a {} at night wearing a hat": {"background": "night", "accessory": "hat"},
-}
-
-
 def test_a_run_that_stops_half_way_goes_on_and_reports_all(tmp_path: Path) -> None:
     spec = next(spec for spec in CONCEPTS if spec.name == "my-fish")
     file = concept_file(CONCEPTS_FOLDER, spec, "textual_inversion")
@@ -231,7 +208,7 @@ def test_a_run_that_stops_half_way_goes_on_and_reports_all(tmp_path: Path) -> No
     look = {"class": spec.look.kind, "colour": spec.look.colour}
     maker = DiffusersMaker(pipe, AlignIT(pipe, load_concept(file)), Settings(96, 4, 2.5), "miniature")
     subject = Subject("<my-fish=fish>", "fish")
-    scorer = ReadByClassifier(classifier, look, {k.replace("{}", "fish"): v for k, v in PLACES.items()})
+    scorer = ReadByClassifier(classifier, look, "fish")
     every = list(shots(list(PLACES), 1))
     record = Record(tmp_path / "run", {"mark": subject.mark})
     stopping = Counting(maker, 4)

@@ -1,10 +1,12 @@
-"""Write small random checkpoints and embeddings that a real WebUI loads. Run by the WebUI's own Python.
+"""Write small checkpoints and embeddings that a real WebUI loads. Run by the WebUI's own Python.
 
-    WEBUI/venv/bin/python make_checkpoints.py WEBUI_DIR OUTPUT_DIR
+    WEBUI/venv/bin/python make_checkpoints.py WEBUI_DIR MINIATURE_DIR OUTPUT_DIR
 
-The models have the blocks and layer names of SD 1, SD 2, SDXL and the SDXL refiner, with small widths. Nothing in
-them is trained, so a picture means nothing; but every part does its work: what Stable Diffusion initialises to zero is
-random here, and the last layers are scaled so that one changed word visibly changes the picture.
+SD 1 is the trained miniature, from the folder that ``python -m miniature.export`` writes. A second checkpoint and one
+for inpainting are made of it. The other models have the blocks and layer names of SD 1 (more layers than the miniature
+has, at three resolutions), SD 2, SDXL and the SDXL refiner, with small widths. Nothing in them is trained, so a picture
+means nothing; but every part does its work: what Stable Diffusion initialises to zero is random here, and the last
+layers are scaled so that one changed word visibly changes the picture.
 
 They predict v rather than noise, because the sampling of a random noise predictor diverges.
 """
@@ -14,15 +16,18 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 CLIP_L = "openai/clip-vit-large-patch14"  # where FrozenCLIPEmbedder looks, relative to the server's working directory
-L_WIDTH, H_WIDTH, G_WIDTH = 64, 96, 128  # SD 1 and SDXL's first encoder; SD 2; SDXL's second encoder
+MINIATURE_CLIP = "openai/miniature"
+L_WIDTH, H_WIDTH, G_WIDTH = 96, 112, 128  # SD 1 and SDXL's first encoder; SD 2; SDXL's second encoder
+MINIATURE_LAYERS = 5  # of its text encoder
 VOCABULARY = 49408
 SIZE_EMBEDDING = 32
 
@@ -79,19 +84,19 @@ def unet_params(context: int, **more: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def ldm_config(text_encoder: dict[str, Any], context: int, inpaint: bool = False) -> dict[str, Any]:
+def ldm_config(text_encoder: dict[str, Any], context: int) -> dict[str, Any]:
     return {
         "model": {
-            "target": "ldm.models.diffusion.ddpm." + ("LatentInpaintDiffusion" if inpaint else "LatentDiffusion"),
+            "target": "ldm.models.diffusion.ddpm.LatentDiffusion",
             "params": {
                 "parameterization": "v", "linear_start": 0.00085, "linear_end": 0.0120, "num_timesteps_cond": 1,
                 "log_every_t": 200, "timesteps": 1000, "first_stage_key": "jpg", "cond_stage_key": "txt",
                 "image_size": 8, "channels": 4, "cond_stage_trainable": False,
-                "conditioning_key": "hybrid" if inpaint else "crossattn", "monitor": "val/loss_simple_ema",
-                "scale_factor": 0.18215, "use_ema": False, **({"finetune_keys": None} if inpaint else {}),
+                "conditioning_key": "crossattn", "monitor": "val/loss_simple_ema",
+                "scale_factor": 0.18215, "use_ema": False,
                 "unet_config": {
                     "target": "ldm.modules.diffusionmodules.openaimodel.UNetModel",
-                    "params": unet_params(context, image_size=8, in_channels=9 if inpaint else 4),
+                    "params": unet_params(context, image_size=8),
                 },
                 "first_stage_config": {"target": "ldm.models.autoencoder.AutoencoderKL", "params": VAE},
                 "cond_stage_config": text_encoder,
@@ -293,6 +298,47 @@ def make_checkpoint(name: str, config: dict[str, Any], seed: int, folder: Path) 
     (folder / f"{name}.yaml").write_text(json.dumps(config, indent=1))
 
 
+# The trained model
+
+
+@torch.no_grad()
+def make_miniatures(exported: Path, output: Path) -> None:
+    """Copy the miniature, and make a second checkpoint of it and one for inpainting."""
+    shutil.copytree(exported / "clip", output / MINIATURE_CLIP)
+    checkpoints = output / "checkpoints"
+    state = load_file(exported / "miniature.safetensors")
+    # As good as no variance: the host draws the noise of a picture's latents without a seed.
+    state["first_stage_model.quant_conv.weight"][4:] = 0
+    state["first_stage_model.quant_conv.bias"][4:] = -20
+    config = json.loads((exported / "miniature.yaml").read_text())
+    config["model"]["params"]["cond_stage_config"]["params"]["version"] = MINIATURE_CLIP
+    save_file(state, checkpoints / "miniature.safetensors")
+    (checkpoints / "miniature.yaml").write_text(json.dumps(config, indent=1))
+    generator = torch.Generator().manual_seed(12)
+    other = {name: another(name, tensor, generator) if tensor.ndim > 1 else tensor for name, tensor in state.items()}
+    save_file(other, checkpoints / "miniature-b.safetensors")
+    # One configuration for both, as for all real SD 1 checkpoints: the host then loads new weights into the same
+    # modules. It compares file names, so the probe resolves this link for it.
+    (checkpoints / "miniature-b.yaml").symlink_to("miniature.yaml")
+    first = "model.diffusion_model.input_blocks.0.0.weight"  # sees the mask and the masked picture too
+    wider = torch.randn(len(state[first]), 5, 3, 3, generator=generator) * state[first].std()
+    save_file(
+        state | {first: torch.cat([state[first], wider.to(state[first])], 1)},
+        checkpoints / "miniature-inpaint.safetensors",
+    )
+    params = config["model"]["params"]
+    config["model"]["target"] = "ldm.models.diffusion.ddpm.LatentInpaintDiffusion"
+    params |= {"conditioning_key": "hybrid", "finetune_keys": None}
+    params["unet_config"]["params"]["in_channels"] = 9
+    (checkpoints / "miniature-inpaint.yaml").write_text(json.dumps(config, indent=1))
+
+
+def another(name: str, tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """A weight of the second checkpoint: pictures are others, and the weights of Custom Diffusion unlike."""
+    far = 1.0 if "attn2.to_k" in name or "attn2.to_v" in name else 0.15
+    return (tensor + far * tensor.float().std() * torch.randn(tensor.shape, generator=generator)).to(tensor)
+
+
 # Tokenizer and embeddings
 
 
@@ -325,7 +371,7 @@ def make_clip_folder(folder: Path, text: dict[str, Any]) -> None:
 
 
 def concept_vectors(seed: int, norms: list[float], width: int) -> torch.Tensor:
-    """Random directions (no word is near) with norms that training gives: somewhat longer than a word's."""
+    """Random directions (no word is near) with norms that training gives: longer than a word's."""
     noise = torch.randn(len(norms), width, generator=torch.Generator().manual_seed(seed))
     return noise / noise.norm(dim=1, keepdim=True) * torch.tensor(norms)[:, None]
 
@@ -338,42 +384,41 @@ def save_webui_embedding(path: Path, vectors: torch.Tensor) -> None:
         "name": path.stem,
         "step": 500,
         "sd_checkpoint": "0000000000",
-        "sd_checkpoint_name": "tiny-sd1",
+        "sd_checkpoint_name": "miniature",
     }
     torch.save(data, path)
 
 
 def make_embeddings(folder: Path) -> None:
     folder.mkdir()
-    save_webui_embedding(folder / "my-cat.pt", concept_vectors(1, [0.7], L_WIDTH))
-    save_webui_embedding(folder / "my-toy.pt", concept_vectors(2, [0.6, 0.9, 1.2], L_WIDTH))
+    save_webui_embedding(folder / "my-cat.pt", concept_vectors(1, [2.5], L_WIDTH))
+    save_webui_embedding(folder / "my-toy.pt", concept_vectors(2, [2.1, 2.6, 3.2], L_WIDTH))
     save_webui_embedding(folder / "sd2-cat.pt", concept_vectors(3, [0.7], H_WIDTH))
     # As textual_inversion.py of diffusers does: one key, the placeholder token.
-    save_file({"<my-dog>": concept_vectors(4, [0.8], L_WIDTH)}, folder / "my-dog.safetensors")
+    save_file({"<my-dog>": concept_vectors(4, [3.0], L_WIDTH)}, folder / "my-dog.safetensors")
     for name, seed, norms in (("xl-cat", 5, [0.7]), ("xl-toy", 6, [0.6, 0.9])):
         both = {"clip_l": concept_vectors(seed, norms, L_WIDTH), "clip_g": concept_vectors(seed + 50, norms, G_WIDTH)}
         save_file(both, folder / f"{name}.safetensors")
 
 
 def make_lora(path: Path) -> None:
-    """For SD 1, with the names of kohya's trainer: all projections of attn2 and of the text encoder's attention."""
+    """For the miniature, with the names of kohya's trainer: all of attn2 and of the text encoder's attention."""
     generator = torch.Generator().manual_seed(7)
-    blocks = [("down_blocks_0", 2, 32), ("down_blocks_1", 2, 64), ("down_blocks_2", 2, 64), ("up_blocks_1", 3, 64)]
-    blocks += [("up_blocks_2", 3, 64), ("up_blocks_3", 3, 32), ("mid_block", 1, 64)]
+    blocks = [("down_blocks_1", 2, 128), ("mid_block", 1, 128), ("up_blocks_0", 3, 128)]
     shapes = {}
     for block, count, width in blocks:
         for i in range(count):
             attention = f"lora_unet_{block}_attentions_{i}_transformer_blocks_0_attn2"
             shapes[f"{attention}_to_q"] = shapes[f"{attention}_to_out_0"] = (width, width)
             shapes[f"{attention}_to_k"] = shapes[f"{attention}_to_v"] = (width, L_WIDTH)
-    for layer in range(L_TEXT["num_hidden_layers"]):
+    for layer in range(MINIATURE_LAYERS):
         for part in ("q_proj", "k_proj", "v_proj", "out_proj"):
             shapes[f"lora_te_text_model_encoder_layers_{layer}_self_attn_{part}"] = (L_WIDTH, L_WIDTH)
     state = {}
     for name, (out, into) in shapes.items():
         state[f"{name}.lora_down.weight"] = torch.randn(4, into, generator=generator) / math.sqrt(into)
         state[f"{name}.lora_up.weight"] = torch.randn(out, 4, generator=generator) / math.sqrt(into)
-        state[f"{name}.alpha"] = torch.tensor(2.0)
+        state[f"{name}.alpha"] = torch.tensor(4.0)
     save_file(state, path)
 
 
@@ -397,7 +442,7 @@ def make_hypernetwork(path: Path) -> None:
     torch.save(data | {"dropout_structure": [0, 0, 0], "last_layer_dropout": False, "optional_info": None}, path)
 
 
-def main(webui: Path, output: Path) -> None:
+def main(webui: Path, miniature: Path, output: Path) -> None:
     for repository in ("stable-diffusion-stability-ai", "generative-models"):
         sys.path.insert(0, str(webui / "repositories" / repository))
     torch.set_num_threads(2)
@@ -413,13 +458,8 @@ def main(webui: Path, output: Path) -> None:
         (output / "open_clip" / f"{name}.json").write_text(json.dumps(config))
     checkpoints = output / "checkpoints"
     checkpoints.mkdir()
+    make_miniatures(miniature, output)
     make_checkpoint("tiny-sd1", ldm_config(SD1_ENCODER, L_WIDTH), 11, checkpoints)
-    make_checkpoint("tiny-sd1-b", ldm_config(SD1_ENCODER, L_WIDTH), 12, checkpoints)
-    # One configuration for both, as for all real SD 1 checkpoints: the host then loads new weights into the same
-    # modules. It compares file names, so the probe resolves this link for it.
-    (checkpoints / "tiny-sd1-b.yaml").unlink()
-    (checkpoints / "tiny-sd1-b.yaml").symlink_to("tiny-sd1.yaml")
-    make_checkpoint("tiny-sd1-inpaint", ldm_config(SD1_ENCODER, L_WIDTH, inpaint=True), 13, checkpoints)
     make_checkpoint("wide-sd1", ldm_config(SD1_WIDE_ENCODER, WIDE_TEXT["hidden_size"]), 17, checkpoints)
     make_checkpoint("tiny-sd2", ldm_config(SD2_ENCODER, H_WIDTH), 14, checkpoints)
     make_checkpoint("tiny-sdxl", sgm_config(), 15, checkpoints)
@@ -427,4 +467,4 @@ def main(webui: Path, output: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(*map(Path, sys.argv[1:]))

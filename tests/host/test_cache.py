@@ -12,21 +12,21 @@ import torch
 from safetensors.torch import load_file
 
 from tests.formats.writers import save_adapter
+from tests.host.miniature import ADAPTED, WIDTH
 from tests.host.test_deltas import LDM
 from tests.host.webui import HIRES, Pictures, WebUI
 
-NAMES = ("first", "second", "third")
-WIDTH = 64
+NAMES = ("first", "second", "third", "fourth")
 
 
 @pytest.fixture
 def deltas(host: WebUI) -> Iterator[Path]:
-    """A folder with three deltas of one size, of which a bound of 1 MiB holds two."""
+    """A folder with four deltas of one size, of which a bound of 2 MiB holds three."""
     folder = host.data / "models" / "deltas" / "cached"
     folder.mkdir(parents=True)
     for seed, name in enumerate(NAMES):
         size = write(host, folder / f"{name}.ckpt", seed)
-    assert 2 * size < 2**20 < 3 * size
+    assert 3 * size < 2**21 < 4 * size
     yield folder
     shutil.rmtree(folder)
 
@@ -36,11 +36,11 @@ def write(host: WebUI, path: Path, seed: int) -> int:
     generator = torch.Generator().manual_seed(seed)
     weights = {
         name: tensor + 0.3 * tensor.std() * torch.randn(tensor.shape, generator=generator)
-        for name, tensor in load_file(host.cache / "checkpoints" / "tiny-sd1.safetensors").items()
+        for name, tensor in load_file(host.cache / "checkpoints" / "miniature.safetensors").items()
         if name.startswith(LDM) and ("attn2.to_k" in name or "attn2.to_v" in name)
     }
     vector = torch.randn(1, WIDTH, generator=generator)
-    torch.save({"state_dict": {**weights, "embed": 0.7 * vector / vector.norm()}}, path)
+    torch.save({"state_dict": {**weights, "embed": 2.5 * vector / vector.norm()}}, path)
     return sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
 
 
@@ -77,8 +77,8 @@ def test_a_file_is_read_once_for_all_generations(host: WebUI, deltas: Path) -> N
 
 def test_an_adapter_is_read_once(host: WebUI) -> None:
     folder = host.data / "models" / "catversion" / "cached"
-    numbers = 1.5 * torch.randn(6 * WIDTH, generator=torch.Generator().manual_seed(4))
-    save_adapter(folder, {"control_trans": numbers}, hidden_size=WIDTH)
+    numbers = 15 * torch.randn(6 * WIDTH, generator=torch.Generator().manual_seed(4))
+    save_adapter(folder, {"control_trans": numbers}, ADAPTED, hidden_size=WIDTH)
     host.txt2img("a cat in snow <catversion:cached>", alignit=[True, "cached=cat"])
     reads = opened(host, "pytorch_adapter.bin")
     assert reads > 0
@@ -111,12 +111,12 @@ def test_the_bound_of_the_settings_holds_and_the_least_used_goes(host: WebUI, de
     host.options(alignit_cache_mib=0)
     use(host, "third")
     least = concepts_alive(host)  # the one in use is always kept
-    host.options(alignit_cache_mib=1)
-    for name in ("first", "second", "first", "third"):  # the second is the least used when the third comes
+    host.options(alignit_cache_mib=2)
+    for name in ("first", "second", "third", "first", "fourth"):  # the second is the least used when the fourth comes
         use(host, name)
-    assert concepts_alive(host) == least + 1
+    assert concepts_alive(host) == least + 2
     reads = {name: opened(host, f"{name}.ckpt") for name in NAMES}
-    for name in ("first", "third"):
+    for name in ("first", "third", "fourth"):
         use(host, name)
         assert opened(host, f"{name}.ckpt") == reads[name]
     use(host, "second")

@@ -15,11 +15,11 @@ import torch
 from safetensors.torch import save_file
 
 from tests.formats.writers import save_adapter
+from tests.host.miniature import ADAPTED, WIDTH
 from tests.host.test_clean import comparable
-from tests.host.test_deltas import customised, note, projections, same
+from tests.host.test_deltas import CHANGED, customised, note, projections, same
 from tests.host.webui import HIRES, WebUI
 
-WIDTH = 64
 TARGET = "a photo of a teddy bear in snow"
 BASE = "a photo of a teddy bear in snow"
 DUMMY, ROWS = "* * * * teddy bear * *", [5, 6]
@@ -53,26 +53,26 @@ def files(servers, tmp_path_factory) -> Iterator[Files]:
     generator = torch.Generator().manual_seed(4)
 
     def adapter(place: str) -> str:
-        numbers = 1.5 * torch.randn(6 * WIDTH, generator=generator)
-        return str(save_adapter(folder / place, {"control_trans": numbers}, hidden_size=WIDTH))
+        numbers = 15 * torch.randn(6 * WIDTH, generator=generator)
+        return str(save_adapter(folder / place, {"control_trans": numbers}, ADAPTED, hidden_size=WIDTH))
 
     bear = adapter("teddy_bear/checkpoints/adapter_gs-999")
     adapter("teddy_bear/checkpoints/adapter_gs-499")  # less trained
     cat = adapter("cat")
     weights = {
         name: tensor + 0.4 * tensor.std() * torch.randn(tensor.shape, generator=generator)
-        for name, tensor in projections(host, "tiny-sd1").items()
+        for name, tensor in projections(host, "miniature").items()
     }
     reference = tmp_path_factory.mktemp("catversion") / "weights.safetensors"
     save_file(weights, reference)
     vector = torch.randn(1, WIDTH, generator=generator)
-    vector *= 0.7 / vector.norm()
+    vector *= 2.5 / vector.norm()
     deltas = host.data / "models" / "deltas"
     deltas.mkdir(parents=True, exist_ok=True)
     torch.save({"state_dict": {**weights, "embed": vector}}, deltas / "mixed.ckpt")
     save_file({"mixedtoken": vector}, host.embeddings / "mixedtoken.safetensors")
     host.post("/sdapi/v1/refresh-embeddings")
-    with customised(host, "tiny-sd1-mixed", weights) as checkpoint:
+    with customised(host, "miniature-mixed", weights) as checkpoint:
         yield Files(bear, cat, str(reference), checkpoint)
     shutil.rmtree(folder)
 
@@ -139,7 +139,7 @@ def test_each_of_the_three_methods_is_in_the_picture(host: WebUI, files: Files) 
     base = "toy toy toy, a dog dog and a cat"
     aligned = host.txt2img(base, reference={"inject": inject})
     for less in ([dog, cat], [toy, cat], [toy, dog], [toy, dog_unchanged, cat], [toy, dog, cat_unchanged]):
-        assert aligned[0].difference(host.txt2img(base, reference={"inject": less})[0]) > 1
+        assert aligned[0].difference(host.txt2img(base, reference={"inject": less})[0]) > CHANGED
 
     text, catversion = "my-toy, a mixedtoken dog and a cat", {"catversion": [files.cat]}
     without = [host.txt2img(text, reference=catversion)]  # Custom Diffusion

@@ -79,10 +79,10 @@ def test_the_negative_prompt_is_the_hosts(host: WebUI) -> None:
     assert plain != aligned(host, negative_prompt="ugly")
 
 
-@pytest.mark.parametrize("checkpoint", ["tiny-sd1", "tiny-sd2", "tiny-sdxl"])
+@pytest.mark.parametrize("checkpoint", ["miniature", "tiny-sd2", "tiny-sdxl"])
 def test_nothing_is_left_after_success(host: WebUI, checkpoint: str) -> None:
     host.load(checkpoint)
-    concept = {"tiny-sd1": "my-cat", "tiny-sd2": "sd2-cat", "tiny-sdxl": "xl-cat"}[checkpoint]
+    concept = {"miniature": "my-cat", "tiny-sd2": "sd2-cat", "tiny-sdxl": "xl-cat"}[checkpoint]
     before = comparable(host.state())
     for payload in ({}, {"batch_size": 2, "n_iter": 2}, HIRES):
         host.txt2img(f"a {concept} in snow", alignit=[True, "cat", 0.7, 0.2, 0.8], **payload)

@@ -23,6 +23,7 @@ from playwright.sync_api import BrowserContext, expect
 from tests.formats.writers import save_adapter
 from tests.host import test_deltas
 from tests.host.browser import Tab, opened
+from tests.host.miniature import ADAPTED, WIDTH
 from tests.host.test_clean import comparable
 from tests.host.test_exact import UGLY, WORDS
 from tests.host.webui import HIRES, OPTIMIZATIONS, Picture, Pictures, WebUI
@@ -101,12 +102,12 @@ CASES = {
         base_payload={"hr_prompt": "a cat in snow"},
     ),
     "hires fix with its own checkpoint": Case(
-        payload=HIRES | {"hr_checkpoint_name": "tiny-sd1-b.safetensors", "hr_sampler_name": "DDIM", "n_iter": 2}
+        payload=HIRES | {"hr_checkpoint_name": "miniature-b.safetensors", "hr_sampler_name": "DDIM", "n_iter": 2}
     ),
     "hires fix with the conditioning of the first pass": Case(
         payload=HIRES | {"override_settings": {"hires_fix_use_firstpass_conds": True}}
     ),
-    "refiner": Case(payload={"refiner_checkpoint": "tiny-sd1-b", "refiner_switch_at": 0.5, "n_iter": 2}),
+    "refiner": Case(payload={"refiner_checkpoint": "miniature-b", "refiner_switch_at": 0.5, "n_iter": 2}),
     "styles": Case("a my-cat", "a cat", {"styles": ["garden"], "n_iter": 2}),
     "concept in a style": Case("a ball and", "a ball and a cat in snow", {"styles": ["concept"]}, {"styles": []}),
     "AND": Case("a my-cat AND a big my-toy :0.7", "a cat AND a big toy toy toy :0.7", {"n_iter": 2}),
@@ -464,7 +465,7 @@ def test_custom_diffusion_and_catversion(host: WebUI) -> None:
     """The concept alone is what the method itself makes; the class word alone has nothing of it."""
     bear = host.data / "models" / "catversion" / "bear"
     generator = torch.Generator().manual_seed(4)
-    save_adapter(bear, {"control_trans": 1.5 * torch.randn(6 * 64, generator=generator)}, hidden_size=64)
+    save_adapter(bear, {"control_trans": 15 * torch.randn(6 * WIDTH, generator=generator)}, ADAPTED, hidden_size=WIDTH)
     try:
         for target, base in (
             ("a <new1> cat in snow <delta:my-run:1>", "a cat cat in snow"),

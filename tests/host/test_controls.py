@@ -66,8 +66,16 @@ def same(ours: list, wanted: list) -> bool:
     return all(one.difference(other) < 0.05 for one, other in zip(ours, wanted, strict=True))
 
 
-@pytest.mark.parametrize("options", OPTIONS)
-def test_controls(host: WebUI, options: str) -> None:
+@pytest.mark.parametrize(
+    ("checkpoint", "options"),
+    [
+        *(("tiny-sd1", options) for options in OPTIONS),
+        # Its layers are all at one resolution.
+        *(("miniature", options) for options in OPTIONS if "/4" not in options),
+    ],
+)
+def test_controls(host: WebUI, checkpoint: str, options: str) -> None:
+    host.load(checkpoint)
     wanted = host.txt2img(BASE, reference=reference(**OPTIONS[options]))
     full = host.txt2img(BASE, reference=reference())
     assert wanted[0].difference(full[0]) > 0.2, "the option changes nothing: the case proves nothing"
@@ -80,7 +88,7 @@ def test_controls(host: WebUI, options: str) -> None:
     assert note(in_prompt) == ""
 
 
-@pytest.mark.parametrize("payload", [{"batch_size": 2, "n_iter": 2}, HIRES, {"refiner_checkpoint": "tiny-sd1-b"}])
+@pytest.mark.parametrize("payload", [{"batch_size": 2, "n_iter": 2}, HIRES, {"refiner_checkpoint": "miniature-b"}])
 def test_controls_in_the_hosts_situations(host: WebUI, payload: dict) -> None:
     if "refiner_checkpoint" in payload:
         payload = payload | {"refiner_switch_at": 0.5}

@@ -16,7 +16,7 @@ from tests.formats.writers import compressed, save_webui_delta
 from tests.host.test_deltas import LDM, note, same
 from tests.host.webui import WebUI
 
-L_WIDTH, G_WIDTH = 64, 128
+L_WIDTH, G_WIDTH = 96, 128
 OTHER_DELTA = Path(__file__).parent / "other_delta"
 
 
@@ -71,7 +71,7 @@ def train(servers, tmp_path_factory) -> Iterator[Callable[[str], Run]]:
 
 def vector(width: int) -> torch.Tensor:
     noise = torch.randn(width, generator=torch.Generator().manual_seed(width))
-    return 0.7 * noise / noise.norm()
+    return 2.5 * noise / noise.norm()
 
 
 def authors_ldm(run: Run, name: str, token: torch.Tensor) -> None:
@@ -119,7 +119,7 @@ FORMS = {
 
 @pytest.mark.parametrize("form", FORMS)
 def test_forms_for_sd1(host: WebUI, train: Callable[[str], Run], form: str) -> None:
-    run, token = train("tiny-sd1"), vector(L_WIDTH)
+    run, token = train("miniature"), vector(L_WIDTH)
     FORMS[form](run, form, token)
     save_file({"formtoken": token[None]}, host.embeddings / "formtoken.safetensors")
     host.post("/sdapi/v1/refresh-embeddings")
@@ -131,7 +131,7 @@ def test_forms_for_sd1(host: WebUI, train: Callable[[str], Run], form: str) -> N
 
 @pytest.mark.parametrize("factored", [False, True])
 def test_webui_forms_for_sd1(host: WebUI, train: Callable[[str], Run], factored: bool) -> None:
-    run, name = train("tiny-sd1"), "factored"
+    run, name = train("miniature"), "factored"
     webui(factored)(run, name, vector(L_WIDTH))
     save_file({"factored": vector(L_WIDTH)[None]}, host.embeddings / "factored.safetensors")
     host.post("/sdapi/v1/refresh-embeddings")
@@ -169,7 +169,7 @@ def test_forms_for_sdxl(host: WebUI, train: Callable[[str], Run], form: str) -> 
 
 
 def test_what_of_a_file_is_not_used_is_said(host: WebUI, train: Callable[[str], Run]) -> None:
-    run = train("tiny-sd1")
+    run = train("miniature")
     unet = {f"{diffusers_name(layer)}.weight": tensor for layer, tensor in run.weights.items()}
     first = next(name for name in unet if "to_k" in name)
     unet[first.replace("to_k", "to_q")] = torch.eye(4)
@@ -188,7 +188,7 @@ def test_what_of_a_file_is_not_used_is_said(host: WebUI, train: Callable[[str], 
 def test_beside_an_extension_with_a_network_of_the_same_name(
     webui_dir: Path, train: Callable[[str], Run], page: bool
 ) -> None:
-    run = train("tiny-sd1")
+    run = train("miniature")
     with WebUI(webui_dir, page=page, extensions=(OTHER_DELTA,)) as server:
         deltas = server.data / "models" / "deltas"
         deltas.mkdir(parents=True)

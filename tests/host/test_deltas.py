@@ -13,10 +13,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.host.miniature import WIDTH
 from tests.host.test_clean import comparable
 from tests.host.webui import HIRES, Picture, Pictures, WebUI
 
 LDM = "model.diffusion_model."
+CHANGED = 0.2  # mean difference of pixels of pictures that are not the same; `same` allows no pixel more than 1
 
 
 @dataclass
@@ -48,7 +50,7 @@ def projections(host: WebUI, checkpoint: str) -> dict[str, torch.Tensor]:
 
 
 @contextmanager
-def customised(host: WebUI, name: str, weights: dict[str, torch.Tensor], base: str = "tiny-sd1") -> Iterator[str]:
+def customised(host: WebUI, name: str, weights: dict[str, torch.Tensor], base: str = "miniature") -> Iterator[str]:
     """A checkpoint of this name, in the host's own folder: one of the small ones with other weights in place."""
     base_file = host.cache / "checkpoints" / f"{base}.safetensors"
     folder = host.data / "models" / "Stable-diffusion"
@@ -65,14 +67,14 @@ def customised(host: WebUI, name: str, weights: dict[str, torch.Tensor], base: s
 @pytest.fixture(scope="module")
 def files(servers, tmp_path_factory) -> Iterator[Files]:
     host: WebUI = servers.get("host")
-    base = projections(host, "tiny-sd1")
+    base = projections(host, "miniature")
     generator = torch.Generator().manual_seed(0)
     weights = {
         name: tensor + 0.4 * tensor.std() * torch.randn(tensor.shape, generator=generator)
         for name, tensor in base.items()
     }
-    vector = torch.randn(1, 64, generator=generator)
-    vector *= 0.7 / vector.norm()
+    vector = torch.randn(1, WIDTH, generator=generator)
+    vector *= 2.5 / vector.norm()
     deltas = host.data / "models" / "deltas"
     deltas.mkdir(parents=True, exist_ok=True)
     # As train.py of custom-diffusion saves it.
@@ -87,7 +89,7 @@ def files(servers, tmp_path_factory) -> Iterator[Files]:
     reference = tmp_path_factory.mktemp("deltas") / "weights.safetensors"
     save_file(weights, reference)
     host.post("/sdapi/v1/refresh-embeddings")
-    with customised(host, "tiny-sd1-customised", weights) as checkpoint:
+    with customised(host, "miniature-customised", weights) as checkpoint:
         yield Files(reference, checkpoint)
 
 
@@ -115,7 +117,7 @@ def test_the_picture_equals_the_references(host: WebUI, files: Files, name: str,
     wanted = host.txt2img(base, reference={"inject": inject}, **payload)
     without = host.txt2img(base, reference={"inject": [{"dummy": dummy, "rows": rows}]}, **payload)
     assert same(ours, wanted)
-    assert wanted[0].difference(without[0]) > 1, "the weights changed nothing: the case proves nothing"
+    assert wanted[0].difference(without[0]) > CHANGED, "the weights changed nothing: the case proves nothing"
     assert ours.info["extra_generation_params"]["AlignIT class words"] == "<new1>=cat"
     assert "AlignIT note" not in ours.info["extra_generation_params"]
 
@@ -185,7 +187,7 @@ def test_strength_and_layers_of_the_delta(host: WebUI, files: Files, tmp_path: P
     whole = load_file(files.weights)
     weights = {
         name: tensor + strength * (whole[name] - tensor) if part in name else tensor
-        for name, tensor in projections(host, "tiny-sd1").items()
+        for name, tensor in projections(host, "miniature").items()
     }
     reference = tmp_path / "weights.safetensors"
     save_file(weights, reference)
@@ -197,18 +199,20 @@ def test_strength_and_layers_of_the_delta(host: WebUI, files: Files, tmp_path: P
     aligned = host.txt2img(f"a {token} in snow {network}", alignit=[True, "cat"])
     assert same(aligned, injected({"weights": str(reference)}))
     for other in ({}, {"weights": str(files.weights)}):
-        assert aligned[0].difference(injected(other)[0]) > 1, "the strength changed nothing: the case proves nothing"
+        assert aligned[0].difference(injected(other)[0]) > CHANGED, (
+            "the strength changed nothing: the case proves nothing"
+        )
 
     plain = host.txt2img(f"a {token} in snow {network}")
     others = [host.txt2img(f"a {embedding} in snow")]
-    with customised(host, "tiny-sd1-partly", weights) as checkpoint:
+    with customised(host, "miniature-partly", weights) as checkpoint:
         for name in (checkpoint, files.checkpoint):
             host.load(name)
             others.append(host.txt2img(f"a {embedding} in snow"))
     without, wanted, fully = others
     assert same(plain, wanted)
-    assert plain[0].difference(without[0]) > 1
-    assert plain[0].difference(fully[0]) > 1
+    assert plain[0].difference(without[0]) > CHANGED
+    assert plain[0].difference(fully[0]) > CHANGED
     assert note(aligned) == note(plain) == ""
 
 
@@ -222,8 +226,8 @@ def test_with_alignit_off_it_is_custom_diffusion_itself(host: WebUI, files: File
 
 def test_refiner_and_hires_checkpoint_get_their_own_values(host: WebUI, files: Files) -> None:
     for payload in (
-        {"refiner_checkpoint": "tiny-sd1-b", "refiner_switch_at": 0.5},
-        HIRES | {"hr_checkpoint_name": "tiny-sd1-b.safetensors"},
+        {"refiner_checkpoint": "miniature-b", "refiner_switch_at": 0.5},
+        HIRES | {"hr_checkpoint_name": "miniature-b.safetensors"},
     ):
         inject = [{"dummy": "* newtoken cat * *", "rows": [2, 3], "weights": str(files.weights), "strength": 0.5}]
         ours = host.txt2img("a <new1> cat in snow <delta:my-run:1>", alignit=[True, "", 0.5], **payload)
@@ -233,15 +237,15 @@ def test_refiner_and_hires_checkpoint_get_their_own_values(host: WebUI, files: F
 @pytest.mark.parametrize("alignit", [[True], [True, "", 0.5], None])
 @pytest.mark.parametrize("payload", [{}, {"steps": 9, "batch_size": 3, "negative_prompt": "ugly"}, HIRES])
 def test_what_is_injected_is_computed_once(host: WebUI, files: Files, alignit: list | None, payload: dict) -> None:  # noqa: ARG001
-    """Not for a step, a call, an image or a pass of hires fix: one product for each of the 32 matrices."""
+    """Not for a step, a call, an image or a pass of hires fix: one product for each of the 12 matrices."""
     host.txt2img("a <new1> cat in snow <delta:my-run:1>", alignit=alignit, reference={"count": True}, **payload)
-    assert host.counts()["foreign_products"] == 32
+    assert host.counts()["foreign_products"] == 12
 
 
 def test_with_other_networks_in_the_hires_pass_it_is_computed_again(host: WebUI, files: Files) -> None:  # noqa: ARG001
     again = HIRES | {"hr_prompt": "a <new1> cat in snow <delta:my-run:1> <lora:tiny-lora:1>"}
     host.txt2img("a <new1> cat in snow <delta:my-run:1>", alignit=[True], reference={"count": True}, **again)
-    assert host.counts()["foreign_products"] == 64
+    assert host.counts()["foreign_products"] == 24
 
 
 def test_nothing_is_left_behind(host: WebUI, files: Files) -> None:  # noqa: ARG001
@@ -268,7 +272,7 @@ def note(pictures: Pictures) -> str:
 
 
 def test_whole_weights_that_are_taken_for_differences_are_doubted(host: WebUI, files: Files) -> None:
-    base = load_file(host.cache / "checkpoints" / "tiny-sd1.safetensors")
+    base = load_file(host.cache / "checkpoints" / "miniature.safetensors")
     trained = {name: base[name] * 1.02 for name in load_file(files.weights)}
     save_webui_delta(host.data / "models" / "deltas" / "wrong.delta.safetensors", trained)
     ours = host.txt2img("a <new1> cat in snow <delta:wrong:1>")
@@ -293,23 +297,23 @@ def test_what_is_wrong_is_said(host: WebUI, files: Files) -> None:  # noqa: ARG0
 
 
 MISFITS = {  # what is said of it after the file's name
-    "for-sd2.ckpt": "has vectors of width 96 for '<new1>', and the loaded model's are 64. Load the kind of model",
-    "for-sdxl.delta.safetensors": "has weights of shape (64, 192) for input_blocks.4.1.",
-    "incomplete.ckpt": "lacks 2 of the loaded model's 32 layers, the first being middle_block.1.transformer_blocks.0."
+    "for-sd2.ckpt": "has vectors of width 112 for '<new1>', and the loaded model's are 96. Load the kind of model",
+    "for-sdxl.delta.safetensors": "has weights of shape (64, 224) for input_blocks.4.1.",
+    "incomplete.ckpt": "lacks 2 of the loaded model's 12 layers, the first being middle_block.1.transformer_blocks.0."
     "attn2.to_k. Load the kind of model that it was trained for (SD1, SD2 or SDXL), or look for the complete file.",
 }
 
 
 @pytest.fixture(scope="module")
 def misfits(servers, files: Files) -> None:
-    """Files that do not fit tiny-sd1: of two other families, and one that lost the keys and values of a layer."""
+    """Files that do not fit the miniature: of two other families, and one that lost the keys and values of a layer."""
     host: WebUI = servers.get("host")
     deltas = host.data / "models" / "deltas"
-    torch.save({"state_dict": {**projections(host, "tiny-sd2"), "embed": torch.ones(1, 96)}}, deltas / "for-sd2.ckpt")
+    torch.save({"state_dict": {**projections(host, "tiny-sd2"), "embed": torch.ones(1, 112)}}, deltas / "for-sd2.ckpt")
     differences = {name: 0.1 * tensor for name, tensor in projections(host, "tiny-sdxl").items()}
     save_webui_delta(deltas / "for-sdxl.delta.safetensors", differences)
     fewer = {name: tensor for name, tensor in load_file(files.weights).items() if "middle_block" not in name}
-    torch.save({"state_dict": {**fewer, "embed": torch.ones(1, 64)}}, deltas / "incomplete.ckpt")
+    torch.save({"state_dict": {**fewer, "embed": torch.ones(1, WIDTH)}}, deltas / "incomplete.ckpt")
 
 
 @pytest.mark.parametrize("alignit", [[True, "my-toy=toy"], None])
@@ -340,7 +344,7 @@ def test_without_a_delta_of_sd1_in_other_models(host: WebUI, files: Files, check
 
 
 def test_whole_weights_of_another_checkpoint_are_used_and_told(host: WebUI, files: Files) -> None:
-    host.load("tiny-sd1-b")
+    host.load("miniature-b")
     text = "a <new1> cat in snow <delta:my-run:1>"
     inject = [{"dummy": "* newtoken cat * *", "rows": [2, 3], "weights": str(files.weights)}]
     aligned, plain = host.txt2img(text, alignit=[True]), host.txt2img(text)
@@ -350,6 +354,6 @@ def test_whole_weights_of_another_checkpoint_are_used_and_told(host: WebUI, file
     assert same(aligned, host.txt2img("a cat cat in snow", reference={"inject": inject}))
     # Differences go with any checkpoint.
     assert note(host.txt2img("a my-cat in snow <delta:my-cat:1>")) == ""
-    with customised(host, "tiny-sd1-b-customised", load_file(files.weights), "tiny-sd1-b") as checkpoint:
+    with customised(host, "miniature-b-customised", load_file(files.weights), "miniature-b") as checkpoint:
         host.load(checkpoint)
         assert same(plain, host.txt2img("a newtoken cat in snow"))

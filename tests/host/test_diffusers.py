@@ -27,8 +27,19 @@ from transformers import CLIPTextConfig
 
 from alignit.class_words import format_class_words
 from alignit.diffusers import AlignIT, load_concept
+from miniature.model import BETA_END, text_config
 from tests.formats.writers import save_adapter
-from tests.host.make_checkpoints import CLIP_L, G_WIDTH, L_TEXT, L_WIDTH, SIZE_EMBEDDING, VOCABULARY, open_clip_arch
+from tests.host.make_checkpoints import (
+    CLIP_L,
+    G_WIDTH,
+    L_TEXT,
+    L_WIDTH,
+    MINIATURE_CLIP,
+    SIZE_EMBEDDING,
+    VOCABULARY,
+    open_clip_arch,
+)
+from tests.host.miniature import ADAPTED, WIDTH
 from tests.host.webui import WebUI
 
 STEPS, SIZE, SEED = 4, 64, 1  # those of WebUI.txt2img
@@ -36,10 +47,10 @@ GUIDANCE = 7.0
 LDM = "model.diffusion_model."
 
 
-def make_scheduler() -> EulerDiscreteScheduler:
+def make_scheduler(beta_end: float = 0.012) -> EulerDiscreteScheduler:
     return EulerDiscreteScheduler(
         beta_start=0.00085,
-        beta_end=0.012,
+        beta_end=beta_end,
         beta_schedule="scaled_linear",
         timestep_spacing="linspace",
         steps_offset=1,
@@ -58,11 +69,11 @@ PARTS = {
 
 def make_pipeline(host: WebUI, folder: Path) -> StableDiffusionPipeline:
     """Load the WebUI's checkpoint with diffusers' own conversion."""
-    (folder / "tokenizer").symlink_to(host.cache / CLIP_L)
-    CLIPTextConfig(**L_TEXT).save_pretrained(folder / "text_encoder")
+    (folder / "tokenizer").symlink_to(host.cache / MINIATURE_CLIP)
+    text_config(VOCABULARY).save_pretrained(folder / "text_encoder")
     index = {"_class_name": "StableDiffusionPipeline", "requires_safety_checker": False, **PARTS}
     (folder / "model_index.json").write_text(json.dumps(index))
-    checkpoint = host.cache / "checkpoints" / "tiny-sd1.safetensors"
+    checkpoint = host.cache / "checkpoints" / "miniature.safetensors"
     pipe = StableDiffusionPipeline.from_single_file(
         str(checkpoint),
         config=str(folder),
@@ -70,7 +81,7 @@ def make_pipeline(host: WebUI, folder: Path) -> StableDiffusionPipeline:
         local_files_only=True,
         safety_checker=None,
         feature_extractor=None,
-        scheduler=make_scheduler(),
+        scheduler=make_scheduler(BETA_END),
     )
     pipe.set_progress_bar_config(disable=True)
     return pipe
@@ -145,19 +156,19 @@ def files(servers) -> Iterator[dict[str, Path]]:
     """Concepts' files where the WebUI looks for them."""
     host: WebUI = servers.get("host")
     generator = torch.Generator().manual_seed(12)
-    base = load_file(host.cache / "checkpoints" / "tiny-sd1.safetensors")
+    base = load_file(host.cache / "checkpoints" / "miniature.safetensors")
     weights = {
         name: tensor + 0.4 * tensor.std() * torch.randn(tensor.shape, generator=generator)
         for name, tensor in base.items()
         if name.startswith(LDM) and ("attn2.to_k" in name or "attn2.to_v" in name)
     }
-    vector = torch.randn(1, L_WIDTH, generator=generator)
+    vector = torch.randn(1, WIDTH, generator=generator)
     run = host.data / "models" / "deltas" / "for-diffusers.ckpt"
     run.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({"state_dict": {**weights, "embed": 0.7 * vector / vector.norm()}}, run)
-    numbers = 1.5 * torch.randn(6 * L_WIDTH, generator=generator)
+    torch.save({"state_dict": {**weights, "embed": 2.5 * vector / vector.norm()}}, run)
+    numbers = 15 * torch.randn(6 * WIDTH, generator=generator)
     adapters = host.data / "models" / "catversion"
-    teddy = save_adapter(adapters / "plush", {"control_trans": numbers}, hidden_size=L_WIDTH)
+    teddy = save_adapter(adapters / "plush", {"control_trans": numbers}, ADAPTED, hidden_size=WIDTH)
     yield {
         "my-cat": host.embeddings / "my-cat.pt",
         "my-toy": host.embeddings / "my-toy.pt",

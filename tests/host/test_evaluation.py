@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,13 @@ pytest.importorskip("transformers")
 from evaluation.__main__ import main
 from evaluation.errors import EvaluationError
 from evaluation.makers import Settings, WebUIMaker
-from evaluation.plan import ALIGNED, CLASS_WORD, PLAIN, Shot, Subject
+from evaluation.plan import ALIGNED, CLASS_WORD, PLAIN, Shot, Subject, shots
+from evaluation.record import Record
+from evaluation.run import run
+from miniature.concepts import CONCEPTS, CONCEPTS_FOLDER, concept_file
+from miniature.weights import load_classifier
 from tests.evaluation.models import save_clip
+from tests.evaluation.reader import PLACES, ReadByClassifier
 from tests.host.webui import WebUI
 
 SUBJECT = Subject("<my-cat=cat>", "cat")
@@ -50,6 +56,29 @@ def test_the_command_makes_scores_and_reports_the_pictures_of_the_webui(
         assert np.array_equal(pixels(out / "pictures" / f"001-2-{way}.png"), pictures[0].pixels), way
     assert main([*command, "--output", str(out)]) == 0
     assert "12 of 12 pictures are there already" in capsys.readouterr().err
+
+
+def test_a_trained_concept_with_the_miniatures_own_scorer(host: WebUI, tmp_path: Path) -> None:
+    spec = next(spec for spec in CONCEPTS if spec.name == "my-robot")
+    trained = host.embeddings / f"{spec.name}.pt"
+    shutil.copy(concept_file(CONCEPTS_FOLDER, spec, "textual_inversion"), trained)
+    host.post("/sdapi/v1/refresh-embeddings")
+    subject = Subject("<my-robot=robot>", "robot")
+    scorer = ReadByClassifier(load_classifier(), spec.look.values(), "robot")
+    record = Record(tmp_path / "run", {})
+    page = run(WebUIMaker(host.url, Settings(96, 12, 2.5)), scorer, subject, list(shots(list(PLACES), 4)), record)
+    trained.unlink()
+    of_way = {way: [one for one in record.entries.values() if one.way == way] for way in (CLASS_WORD, PLAIN, ALIGNED)}
+    for way, entries in of_way.items():
+        assert len(entries) == 8
+        assert not any(one.note for one in entries)
+        assert sum(one.text for one in entries) >= 0.9 * 8, f"{way} shows what the prompts say"
+    images = {way: sum(one.image for one in entries) for way, entries in of_way.items()}
+    assert images[CLASS_WORD] <= 1
+    assert images[PLAIN] >= 5
+    assert images[ALIGNED] >= 5
+    assert page.read_text(encoding="utf-8").count("<img") == 24
+    assert "| AlignIT against the concept alone |" in (tmp_path / "run" / "table.md").read_text(encoding="utf-8")
 
 
 def test_what_alignit_says_of_a_picture_is_kept(host: WebUI) -> None:

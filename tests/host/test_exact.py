@@ -177,7 +177,7 @@ SITUATIONS = {
     "no guidance at all": simple({"cfg_scale": 1}),
     "clip skip": simple(CLIP_stop_at_last_layers=2),
     "token merging": simple(token_merging_ratio=0.5),
-    "refiner": simple({"refiner_checkpoint": "tiny-sd1-b", "refiner_switch_at": 0.5}),
+    "refiner": simple({"refiner_checkpoint": "miniature-b", "refiner_switch_at": 0.5}),
     "hires fix": simple(HIRES),
     "hires fix with its own prompt": Case(
         "a my-cat playing with a ball",
@@ -188,7 +188,7 @@ SITUATIONS = {
         base_payload={"hr_prompt": "toy toy toy on the moon"},
     ),
     "hires fix with its own checkpoint and sampler": simple(
-        HIRES | {"hr_checkpoint_name": "tiny-sd1-b.safetensors", "hr_sampler_name": "DDIM"}
+        HIRES | {"hr_checkpoint_name": "miniature-b.safetensors", "hr_sampler_name": "DDIM"}
     ),
     "hires fix with the conditioning of the first pass": simple(HIRES, hires_fix_use_firstpass_conds=True),
     "tiling": simple({"tiling": True}),
@@ -332,7 +332,7 @@ def test_range_of_steps_in_img2img_is_that_of_the_steps_really_taken(host: WebUI
     assert ours == host.img2img("a cat in snow", init=init, reference=reference, **payload)
 
 
-@pytest.mark.parametrize("checkpoint", ["tiny-sd1", "tiny-sd1-inpaint"])
+@pytest.mark.parametrize("checkpoint", ["miniature", "miniature-inpaint"])
 def test_inpainting(host: WebUI, checkpoint: str) -> None:
     host.load(checkpoint)
     init = host.txt2img("a house")[0]
@@ -346,7 +346,7 @@ def test_inpainting(host: WebUI, checkpoint: str) -> None:
         wanted = host.img2img("a cat in snow", init=init, mask=mask, reference=reference, **payload)
         # An inpainting model's picture of the mask is drawn from a distribution, with no seed: the host's own pictures
         # differ in a last bit here and there.
-        assert np.abs(ours[0].pixels.astype(int) - wanted[0].pixels).max() <= (checkpoint == "tiny-sd1-inpaint")
+        assert np.abs(ours[0].pixels.astype(int) - wanted[0].pixels).max() <= (checkpoint == "miniature-inpaint")
         assert wanted[0].difference(host.img2img("a cat in snow", init=init, mask=mask, **payload)[0]) > 1
 
 
@@ -400,20 +400,20 @@ def test_sd2(host: WebUI) -> None:
 def test_models_switched_from_one_generation_to_the_next(host: WebUI) -> None:
     pictures = {}
     for checkpoint, concept in [
-        ("tiny-sd1", "my-cat"),
+        ("miniature", "my-cat"),
         ("tiny-sdxl", "xl-cat"),
-        ("tiny-sd1-b", "my-cat"),
-        ("tiny-sd1", "my-cat"),
+        ("miniature-b", "my-cat"),
+        ("miniature", "my-cat"),
     ]:
         host.load(checkpoint)
         case = Case(f"a {concept} in snow", "a cat in snow", [{"dummy": f"* {concept} * *", "rows": [2]}])
         check(host, case)
         pictures.setdefault(checkpoint, host.txt2img(case.target, alignit=[True, WORDS])[0])
-    assert pictures["tiny-sd1"] != pictures["tiny-sd1-b"]
+    assert pictures["miniature"] != pictures["miniature-b"]
 
 
 def test_model_overridden_for_one_generation(host: WebUI) -> None:
-    check(host, simple(sd_model_checkpoint="tiny-sd1-b.safetensors"))
+    check(host, simple(sd_model_checkpoint="miniature-b.safetensors"))
 
 
 @pytest.mark.parametrize("network", ["<lora:tiny-lora:1>", "<hypernet:tiny-hyper:1>"])

@@ -17,6 +17,7 @@ from playwright.sync_api import BrowserContext, Page, expect
 
 from tests.formats.writers import save_adapter
 from tests.host.browser import Tab, opened
+from tests.host.miniature import ADAPTED, WIDTH
 from tests.host.webui import WebUI
 
 PROMPT = "a photo of my-cat on the moon"
@@ -90,8 +91,8 @@ def test_rows_follow_what_is_typed(tab: Tab) -> None:
 
 def test_all_methods_and_styles(page_host: WebUI, tab: Tab) -> None:
     torch.manual_seed(0)
-    adapter = {"control_trans": torch.randn(6 * 64)}
-    save_adapter(page_host.data / "models" / "catversion" / "teapot", adapter, hidden_size=64)
+    adapter = {"control_trans": torch.randn(6 * WIDTH)}
+    save_adapter(page_host.data / "models" / "catversion" / "teapot", adapter, ADAPTED, hidden_size=WIDTH)
     try:
         tab.prompt.fill("a teapot <catversion:teapot>")
         tab.expect_concept("teapot", "CatVersion", "teapot", "from the name of its file")

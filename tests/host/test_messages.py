@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from tests.host.miniature import WIDTH
 from tests.host.webui import Pictures, WebUI
 
 
@@ -24,7 +25,7 @@ def refresh(host: WebUI) -> None:
     host.post("/sdapi/v1/refresh-embeddings")
 
 
-def save_embedding(host: WebUI, name: str, vectors: int, width: int = 64) -> None:
+def save_embedding(host: WebUI, name: str, vectors: int, width: int = WIDTH) -> None:
     generator = torch.Generator().manual_seed(vectors)
     vectors_of_it = torch.randn(vectors, width, generator=generator) * 0.1
     save_file({name: vectors_of_it}, host.embeddings / f"{name}.safetensors")

@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-
-pytest.importorskip("diffusers", reason="pip install -e '.[miniature]'")
+from diffusers import StableDiffusionPipeline
 
 from miniature.classifier import read_attributes
 from miniature.concepts import CONCEPTS as TRAINED
-from miniature.weights import FOLDER, MODEL_FILE, load_classifier
-from tests.host.miniature import SIZE, add_miniature
-from tests.host.webui import WebUI, find_webui
-
-WEBUI = find_webui()
-pytestmark = [
-    pytest.mark.skipif(WEBUI is None, reason="no WebUI here"),
-    pytest.mark.skipif(not (FOLDER / MODEL_FILE).exists(), reason="the miniature's weights are not here"),
-]
+from miniature.model import LATENT
+from miniature.pipeline import make_pipeline
+from miniature.weights import load_classifier, load_miniature
+from tests.host.miniature import SIZE, add_concepts
+from tests.host.webui import WebUI, exported_miniature
 
 PROMPTS = {
     "a photo of a red car on the beach": {"class": "car", "colour": "red", "background": "beach"},
@@ -40,13 +36,11 @@ SWAPS = {
 
 
 @pytest.fixture(scope="module")
-def miniature_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
-    """A WebUI with the miniature loaded."""
-    assert WEBUI is not None
-    webui = WebUI(WEBUI)
-    add_miniature(webui, tmp_path_factory.mktemp("miniature"))
+def miniature_host(webui_dir: Path) -> Iterator[WebUI]:
+    """A WebUI with the miniature and its trained concepts."""
+    webui = WebUI(webui_dir)
+    add_concepts(webui)
     with webui:
-        webui.load("miniature")
         yield webui
 
 
@@ -65,6 +59,22 @@ def test_the_miniature_obeys_prompts_in_the_webui(miniature_host: WebUI) -> None
             right += sum(seen[name] == value for name, value in attributes.items())
     print(f"{right} of {wanted}")
     assert right >= 0.75 * wanted
+
+
+def test_the_exported_folder_is_the_same_model_in_diffusers(webui_dir: Path) -> None:
+    exported = StableDiffusionPipeline.from_pretrained(exported_miniature(webui_dir) / "diffusers")
+    ours = make_pipeline(load_miniature())
+    pictures = []
+    for pipe in (exported, ours):
+        pipe.set_progress_bar_config(disable=True)
+        latents = torch.randn(len(PROMPTS), 4, LATENT, LATENT, generator=torch.Generator().manual_seed(1))
+        pictures.append(
+            pipe(list(PROMPTS), latents=latents, guidance_scale=2.5, num_inference_steps=8, output_type="np")
+        )
+    assert np.abs(pictures[0].images - pictures[1].images).max() < 1 / 255
+    images = torch.from_numpy((pictures[0].images * 255).round().astype(np.uint8)).permute(0, 3, 1, 2)
+    for seen, wanted in zip(read_attributes(load_classifier(), images), PROMPTS.values(), strict=True):
+        assert seen["class"] == wanted["class"]
 
 
 @pytest.mark.parametrize("prompt", SWAPS)

@@ -18,11 +18,10 @@ from playwright.sync_api import BrowserContext, Locator, expect
 
 from tests.formats.writers import save_adapter
 from tests.host.browser import Tab, opened
+from tests.host.miniature import ADAPTED, WIDTH
 from tests.host.test_deltas import projections, save_webui_delta
 from tests.host.test_page import PAGE
 from tests.host.webui import WebUI
-
-WIDTH = 64
 
 
 @dataclass
@@ -42,13 +41,13 @@ def folders(page_host: WebUI) -> Iterator[Folders]:
     folders = Folders(page_host.data / "models" / "deltas", page_host.data / "models" / "catversion")
     folders.deltas.mkdir()
     generator = torch.Generator().manual_seed(5)
-    base = projections(page_host, "tiny-sd1")
+    base = projections(page_host, "miniature")
     weights = {
         name: tensor + 0.4 * tensor.std() * torch.randn(tensor.shape, generator=generator)
         for name, tensor in base.items()
     }
     vectors = torch.randn(2, WIDTH, generator=generator)
-    vectors *= 0.7 / vectors.norm(dim=1, keepdim=True)
+    vectors *= 2.5 / vectors.norm(dim=1, keepdim=True)
     # As train.py of custom-diffusion saves one concept, and two.
     torch.save({"state_dict": {**weights, "embed": vectors[:1]}}, folders.deltas / "my-run.ckpt")
     torch.save({"state_dict": {**weights, "embed": vectors}}, folders.deltas / "two.ckpt")
@@ -61,8 +60,8 @@ def folders(page_host: WebUI) -> Iterator[Folders]:
     save_picture(folders.deltas / "my-run.png")
     save_picture(folders.deltas / "my-cat.preview.png")
     for place in ("teddy_bear/checkpoints/adapter_gs-499", "teddy_bear/checkpoints/adapter_gs-999", "bear (v+2)"):
-        numbers = 1.5 * torch.randn(6 * WIDTH, generator=generator)
-        save_adapter(folders.adapters / place, {"control_trans": numbers}, hidden_size=WIDTH)
+        numbers = 15 * torch.randn(6 * WIDTH, generator=generator)
+        save_adapter(folders.adapters / place, {"control_trans": numbers}, ADAPTED, hidden_size=WIDTH)
     yield folders
     for folder in (folders.deltas, folders.adapters):
         shutil.rmtree(folder)

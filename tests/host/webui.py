@@ -1,4 +1,4 @@
-"""Start a real WebUI with small random checkpoints, talk to it, stop it.
+"""Start a real WebUI with the miniature and small random checkpoints, talk to it, stop it.
 
     with WebUI(find_webui()) as webui:
         picture = webui.txt2img("a photo of my-cat on the moon")[0]
@@ -25,6 +25,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,9 +34,12 @@ import numpy as np
 import requests
 from PIL import Image
 
+from miniature.export import export
+
 HERE = Path(__file__).parent
 ALIGNIT = HERE.parents[1]
 PROBE = HERE / "probe"
+MINIATURE = ALIGNIT / "miniature"
 GENERATOR = HERE / "make_checkpoints.py"
 
 # Names of cross_attention_optimization that work without a GPU; "None" is the plain CrossAttention.forward.
@@ -49,7 +53,7 @@ OPTIMIZATIONS = [
     "sdp-no-mem - scaled dot product without memory efficient attention",
 ]
 OPTIONS = {
-    "sd_model_checkpoint": "tiny-sd1.safetensors",
+    "sd_model_checkpoint": "miniature.safetensors",
     "auto_launch_browser": "Disable",
     "show_progressbar": False,
     "live_previews_enable": False,
@@ -101,27 +105,45 @@ def spare_port() -> int:
 
 
 def checkpoints_for(directory: Path) -> Path:
-    """The folder with checkpoints, embeddings and CLIP's tokenizer, made on first use and when its maker changes."""
-    return made_once(directory, GENERATOR)
+    """The folder with checkpoints, embeddings and CLIP's tokenizer, made on first use and when its makers change."""
+    return made_by(directory, GENERATOR, exported_miniature(directory))
 
 
-def made_once(directory: Path, maker: Path, *arguments: Path) -> Path:
-    """The folder that a script makes, run by the WebUI's own Python: MAKER WEBUI_DIR ARGUMENTS... FOLDER."""
-    key = hashlib.sha256(maker.read_bytes()).hexdigest()[:16]
+def exported_miniature(directory: Path) -> Path:
+    """The folder with the shipped miniature as a checkpoint, made on first use and when its weights or maker change."""
+    vocabulary = "lib/python*/site-packages/open_clip/bpe_simple_vocab_16e6.txt.gz"
+    bpe = next(webui_python(directory).parents[1].glob(vocabulary))
+    return made_once([*MINIATURE.glob("*.py"), *MINIATURE.glob("weights/*")], lambda folder: export(folder, bpe=bpe))
+
+
+def made_by(directory: Path, maker: Path, *arguments: Path) -> Path:
+    """The folder that a script makes, run by the WebUI's own Python: MAKER WEBUI_DIR ARGUMENTS... FOLDER.
+
+    The arguments are folders of `made_once`.
+    """
+
+    def make(folder: Path) -> None:
+        command = [str(word) for word in (webui_python(directory), maker, directory, *arguments, folder)]
+        made = subprocess.run(command, check=False, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        if made.returncode:
+            raise RuntimeError(f"{maker.name} failed:\n{made.stdout}")
+
+    return made_once([maker], make, "".join(map(str, arguments)))
+
+
+def made_once(sources: list[Path], make: Callable[[Path], None], salt: str = "") -> Path:
+    """The folder that was made from files with this content before, or is made now."""
+    digest = hashlib.sha256(salt.encode())
+    for source in sorted(sources):
+        digest.update(source.read_bytes())
     root = Path(os.environ.get("ALIGNIT_TEST_CACHE") or Path(tempfile.gettempdir()) / f"alignit-tests-{os.getuid()}")
-    folder = root / key
+    folder = root / digest.hexdigest()[:16]
     if not folder.exists():
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=root) as building:
-            command = [str(word) for word in (webui_python(directory), maker, directory, *arguments, building)]
-            made = subprocess.run(command, check=False, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-            if made.returncode:
-                raise RuntimeError(f"{maker.name} failed:\n{made.stdout}")
             done = Path(building) / "done"
             done.mkdir()
-            for item in list(Path(building).iterdir()):
-                if item != done:
-                    item.rename(done / item.name)
+            make(done)
             with contextlib.suppress(OSError):  # another run was faster
                 done.rename(folder)
     return folder
