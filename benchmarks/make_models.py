@@ -21,6 +21,7 @@ from tests.formats.writers import save_adapter
 from tests.host.make_checkpoints import (
     L_TEXT,
     L_WIDTH,
+    MINIATURE_CLIP,
     SD1_ENCODER,
     ldm_config,
     make_clip_folder,
@@ -84,7 +85,7 @@ def main(checkpoints: Path, output: Path) -> None:
     models, embeddings = output / "models", output / "embeddings"
     for folder in (models / "Stable-diffusion", models / "deltas", models / "catversion", embeddings):
         folder.mkdir(parents=True)
-    make_clip_folder(output / CLIP, TEXT)
+    make_clip_folder(output / CLIP, TEXT, checkpoints.parent / MINIATURE_CLIP)
     tiny = load_file(checkpoints / "tiny-sd1.safetensors")
     make_concepts("tiny-thing", tiny, L_WIDTH, models, embeddings)
     make_concepts("full-thing", make_checkpoint(models / "Stable-diffusion"), WIDTH, models, embeddings)

@@ -13,7 +13,6 @@ They predict v rather than noise, because the sampling of a random noise predict
 
 from __future__ import annotations
 
-import gzip
 import json
 import math
 import shutil
@@ -304,7 +303,6 @@ def make_checkpoint(name: str, config: dict[str, Any], seed: int, folder: Path) 
 @torch.no_grad()
 def make_miniatures(exported: Path, output: Path) -> None:
     """Copy the miniature, and make a second checkpoint of it and one for inpainting."""
-    shutil.copytree(exported / "clip", output / MINIATURE_CLIP)
     checkpoints = output / "checkpoints"
     state = load_file(exported / "miniature.safetensors")
     # As good as no variance: the host draws the noise of a picture's latents without a seed.
@@ -342,31 +340,11 @@ def another(name: str, tensor: torch.Tensor, generator: torch.Generator) -> torc
 # Tokenizer and embeddings
 
 
-def make_clip_folder(folder: Path, text: dict[str, Any]) -> None:
-    """config.json and the tokenizer's files, from the BPE merges that open_clip ships."""
-    import open_clip  # noqa: PLC0415
-    from open_clip.tokenizer import bytes_to_unicode  # noqa: PLC0415
-
-    folder.mkdir(parents=True)
-    packed = Path(open_clip.__file__).with_name("bpe_simple_vocab_16e6.txt.gz").read_bytes()
-    merges = gzip.decompress(packed).decode().split("\n")[1 : VOCABULARY - 2 - 512 + 1]
-    letters = list(bytes_to_unicode().values())
-    words = [*letters, *(letter + "</w>" for letter in letters), *("".join(pair.split()) for pair in merges)]
-    words += ["<|startoftext|>", "<|endoftext|>"]
-    assert len(words) == VOCABULARY
-    (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}), encoding="utf-8")
-    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]), encoding="utf-8")
-    special = dict.fromkeys(("eos_token", "pad_token", "unk_token"), "<|endoftext|>")
-    special["bos_token"] = "<|startoftext|>"
-    (folder / "special_tokens_map.json").write_text(json.dumps(special))
-    settings = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, "do_lower_case": True, **special}
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
-    vision = {"hidden_size": 64, "intermediate_size": 64, "num_attention_heads": 1, "num_hidden_layers": 1}
-    config = {
-        "model_type": "clip", "architectures": ["CLIPModel"], "projection_dim": text["projection_dim"],
-        "text_config": {"model_type": "clip_text_model", **text},
-        "vision_config": {"model_type": "clip_vision_model", "image_size": 32, "patch_size": 16, **vision},
-    }  # fmt: skip
+def make_clip_folder(folder: Path, text: dict[str, Any], tokenizer: Path) -> None:
+    """config.json of a text encoder, and CLIP's tokenizer from another folder of this kind."""
+    shutil.copytree(tokenizer, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"projection_dim": text["projection_dim"], "text_config": {"model_type": "clip_text_model", **text}}
     (folder / "config.json").write_text(json.dumps(config, indent=1))
 
 
@@ -446,8 +424,9 @@ def main(webui: Path, miniature: Path, output: Path) -> None:
     for repository in ("stable-diffusion-stability-ai", "generative-models"):
         sys.path.insert(0, str(webui / "repositories" / repository))
     torch.set_num_threads(2)
-    make_clip_folder(output / CLIP_L, L_TEXT)
-    make_clip_folder(output / WIDE_CLIP, WIDE_TEXT)
+    shutil.copytree(miniature / "clip", output / MINIATURE_CLIP)
+    make_clip_folder(output / CLIP_L, L_TEXT, output / MINIATURE_CLIP)
+    make_clip_folder(output / WIDE_CLIP, WIDE_TEXT, output / MINIATURE_CLIP)
     make_embeddings(output / "embeddings")
     for folder in ("Lora", "hypernetworks"):
         (output / folder).mkdir()
