@@ -34,7 +34,7 @@ from miniature.world import BACKGROUNDS, HELD_OUT, Look, Scene, paint, random_lo
 
 PICTURES = 5  # of each concept
 REPEATS = 3  # of each picture in a batch, under different noise
-LEARNED, TRIES = 0.6, 3  # the identity that is wanted, and how many seeds it may take
+LEARNED, TRIES = 0.6, 6  # the identity that is wanted, and how many seeds it may take
 CONCEPTS_FOLDER = Path(__file__).with_name("concept_files")
 PROMPTS = ("a photo of", "a picture of", "a drawing of")  # before the concept, in training
 
@@ -74,9 +74,12 @@ def train_concept(
     with torch.no_grad():
         latents = _latents(miniature, spec.scenes(), spec.seeds()).repeat(REPEATS, 1, 1, 1)
     optimizer = torch.optim.AdamW(customized.groups(), weight_decay=0.0)
+    count = steps or customized.steps
+    left = (lambda step: 1 - step / count) if customized.falling else (lambda _: 1.0)
+    rates = torch.optim.lr_scheduler.LambdaLR(optimizer, left)
     rng = random.Random(seed)
     others = _others(miniature, spec, rng) if customized.prior else iter(())
-    for step in progress(f"{spec.name} by {method.__name__}", 0, steps or customized.steps):
+    for step in progress(f"{spec.name} by {method.__name__}", 0, count):
         generator = torch.Generator().manual_seed(100_000 * seed + step)
         texts = [f"{rng.choice(PROMPTS)} {customized.phrase}" for _ in latents]
         batch = latents
@@ -92,6 +95,7 @@ def train_concept(
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        rates.step()
     return customized
 
 

@@ -54,6 +54,7 @@ class Customized:
 
     steps: int
     prior = False  # whether other pictures of the class are trained on too
+    falling = False  # whether the rate falls evenly to nothing
 
     def __init__(self, miniature: Miniature, class_word: str) -> None:
         self.miniature = miniature
@@ -189,6 +190,7 @@ class CatVersion(Customized):
 
     steps = 500
     rate = 4e-1
+    falling = True
 
     def __init__(self, miniature: Miniature, class_word: str) -> None:
         super().__init__(miniature, class_word)
@@ -249,6 +251,12 @@ class CatVersion(Customized):
         (inside / "adapter_config.json").write_text(json.dumps(config, indent=2))
         save_pickle(state, inside / "pytorch_adapter.bin")
         return inside / "pytorch_adapter.bin"
+
+
+class SteadyCatVersion(CatVersion):
+    """The same at one rate to the end."""
+
+    falling = False
 
 
 def _prefixed_attention(

@@ -3,7 +3,8 @@
     python -m miniature.studies.identity [--count 60] [--output docs/studies]
 
 For each concept and method it makes pictures of prompts such as "a photo of a <new1> cat", with the method alone and
-with AlignIT, and the classifier counts those that show the class, both colours and the pattern.
+with AlignIT, and the classifier counts those that show the class, both colours and the pattern. Beside them is what the
+model makes of the look in words, which it was never trained on either.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import sys
 from PIL import Image
 
 from alignit.formats import load_concept
+from miniature.captions import article, describe
 from miniature.concepts import CONCEPTS, CONCEPTS_FOLDER, PROMPTS, concept_file
 from miniature.customization import METHODS
 from miniature.demo import Subject
@@ -22,6 +24,7 @@ from miniature.studies.pages import Page, run_study, table
 from miniature.studies.table import TITLES, right_looks
 
 FIRST_SEED = 8_000_000
+IN_WORDS = "in words"
 
 
 def study(bench: Bench, count: int) -> Page:
@@ -29,19 +32,18 @@ def study(bench: Bench, count: int) -> Page:
     rows, grid = [], []
     for number, spec in enumerate(CONCEPTS):
         seeds = [FIRST_SEED + 1000 * number + i for i in range(count)]
-        cells, pictures = [], [_learned_from(spec.name)]
+        leads = [PROMPTS[i % len(PROMPTS)] for i in range(count)]
+        made = [bench.pictures([f"{lead} {article(describe(spec.look))}" for lead in leads], seeds)]
         for method in METHODS:
             subject = Subject(load_concept(concept_file(CONCEPTS_FOLDER, spec, method)), spec.look.kind)
             aligned = bench.aligned(subject.concept)
-            prompts = [f"{PROMPTS[i % len(PROMPTS)]} a {subject.mark}" for i in range(count)]
+            prompts = [f"{lead} a {subject.mark}" for lead in leads]
             for align in (False, True):
-                images = bench.pictures(prompts, seeds, aligned, align=align)
-                cells.append(f"{right_looks(bench.read(images), spec.look):.3f}")
-                pictures.append(to_image(images[0]))
-        rows.append([spec.name, *cells])
-        grid.append(pictures)
+                made.append(bench.pictures(prompts, seeds, aligned, align=align))
+        rows.append([spec.name, *(f"{right_looks(bench.read(images), spec.look):.3f}" for images in made)])
+        grid.append([_learned_from(spec.name), *(to_image(images[0]) for images in made)])
         print(rows[-1], file=sys.stderr, flush=True)
-    ways = [f"{TITLES[method]}{more}" for method in METHODS for more in ("", " + AlignIT")]
+    ways = [IN_WORDS] + [f"{TITLES[method]}{more}" for method in METHODS for more in ("", " + AlignIT")]
     labels = [f"{spec.name}: {', '.join(spec.look.values().values())}" for spec in CONCEPTS]
     picture = draw_grid(["one of its pictures", *(way.replace(" + ", "\n+ ") for way in ways)], labels, grid)
     numbers = {row[0]: dict(zip(ways, map(float, row[1:]), strict=True)) for row in rows}
@@ -49,6 +51,8 @@ def study(bench: Bench, count: int) -> Page:
 
 The share of {count} pictures of prompts like those of training, "a photo of a <new1> cat", that show the concept's
 class, both colours and pattern, all right. The files are those in `miniature/concept_files`, one training seed.
+"In words" is without a concept: the model is told the look, such as "a photo of a purple cat with yellow checks". No
+picture of its training had it, so that is about as much as can be expected of a concept.
 
 {table(["", *ways], rows)}
 

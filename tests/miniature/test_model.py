@@ -21,7 +21,7 @@ from alignit.formats import load_concept
 from alignit.layer_names import layer_of
 from miniature import concepts, export
 from miniature.classifier import Classifier, read_attributes
-from miniature.customization import METHODS, _prefixed_attention, save_pickle
+from miniature.customization import METHODS, CatVersion, SteadyCatVersion, _prefixed_attention, save_pickle
 from miniature.diffusion import Denoiser, noised
 from miniature.evaluation import score
 from miniature.model import LATENT, TEXT_WIDTH, make_text_encoder, make_unet, make_vae
@@ -146,6 +146,19 @@ def test_v_gives_back_picture_and_noise() -> None:
     assert a[2].abs() < 0.1  # nearly nothing of the picture is left at the last step
     assert v[0] == pytest.approx(noise[0], abs=0.2)
     assert v[2] == pytest.approx(-latents[2], abs=0.2)
+
+
+def test_a_falling_rate_falls_evenly(untrained: Miniature) -> None:
+    def prefix(method: type[CatVersion], steps: int) -> torch.Tensor:
+        trained = concepts.train_concept(untrained, concepts.CONCEPTS[0], method, steps=steps)
+        assert isinstance(trained, CatVersion)
+        return trained.prefix.detach()
+
+    first = prefix(CatVersion, 1)
+    assert torch.equal(first, prefix(SteadyCatVersion, 1))
+    half, whole = (prefix(method, 2) - first for method in (CatVersion, SteadyCatVersion))
+    assert whole.abs().max() > 0.01
+    torch.testing.assert_close(half, whole / 2)
 
 
 @pytest.mark.parametrize("method", list(METHODS))
