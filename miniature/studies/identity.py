@@ -52,7 +52,7 @@ def study(bench: Bench, count: int) -> Page:
 The share of {count} pictures of prompts like those of training, "a photo of a <new1> cat", that show the concept's
 class, both colours and pattern, all right. The files are those in `miniature/concept_files`, one training seed.
 "In words" is without a concept: the model is told the look, such as "a photo of a purple cat with yellow checks". No
-picture of its training had it, so that is about as much as can be expected of a concept.
+picture of its training had it: the number says how hard the look is for this model.
 
 {table(["", *ways], rows)}
 
