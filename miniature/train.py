@@ -3,7 +3,7 @@
     python -m miniature.train [--state FOLDER] [--output FOLDER] [--start FOLDER]
 
 It paints the scenes, trains the VAE, the classifier, and the UNet with the text encoder, writes the weights and
-measures them. On two CPU cores it takes about two and a half hours.
+measures them. On two CPU cores it takes about two hours.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from miniature.world import Scene, random_scene
 
 SCENES = 20_000
 READ, DECODED = 10_000, 3_000  # painted pictures that the classifier sees, and ones out of the VAE
-VAE_STEPS, CLASSIFIER_STEPS, DENOISER_STEPS = 1_240, 1_200, 6_000
+VAE_STEPS, CLASSIFIER_STEPS, DENOISER_STEPS = 1_240, 1_200, 9_400
 STATE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "alignit-miniature"
 
 
