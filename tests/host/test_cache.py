@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from tests.formats.writers import save_adapter
 from tests.host.miniature import ADAPTED, WIDTH
-from tests.host.test_deltas import LDM
+from tests.host.test_deltas import projections
 from tests.host.webui import HIRES, Pictures, WebUI
 
 NAMES = ("first", "second", "third", "fourth")
@@ -36,8 +35,7 @@ def write(host: WebUI, path: Path, seed: int) -> int:
     generator = torch.Generator().manual_seed(seed)
     weights = {
         name: tensor + 0.3 * tensor.std() * torch.randn(tensor.shape, generator=generator)
-        for name, tensor in load_file(host.cache / "checkpoints" / "miniature.safetensors").items()
-        if name.startswith(LDM) and ("attn2.to_k" in name or "attn2.to_v" in name)
+        for name, tensor in projections(host, "miniature").items()
     }
     vector = torch.randn(1, WIDTH, generator=generator)
     torch.save({"state_dict": {**weights, "embed": 2.5 * vector / vector.norm()}}, path)

@@ -13,10 +13,10 @@ from safetensors.torch import load_file, save_file
 
 from alignit.layer_names import diffusers_name, layer_of
 from tests.formats.writers import compressed, save_webui_delta
+from tests.host.make_checkpoints import G_WIDTH, L_WIDTH
 from tests.host.test_deltas import LDM, note, same
 from tests.host.webui import WebUI
 
-L_WIDTH, G_WIDTH = 96, 128
 OTHER_DELTA = Path(__file__).parent / "other_delta"
 
 

@@ -22,7 +22,6 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from safetensors.torch import load_file
 from transformers import CLIPTextConfig
 
 from alignit.class_words import format_class_words
@@ -40,11 +39,11 @@ from tests.host.make_checkpoints import (
     open_clip_arch,
 )
 from tests.host.miniature import ADAPTED, WIDTH
+from tests.host.test_deltas import projections
 from tests.host.webui import WebUI
 
 STEPS, SIZE, SEED = 4, 64, 1  # those of WebUI.txt2img
 GUIDANCE = 7.0
-LDM = "model.diffusion_model."
 
 
 def make_scheduler(beta_end: float = 0.012) -> EulerDiscreteScheduler:
@@ -156,11 +155,9 @@ def files(servers) -> Iterator[dict[str, Path]]:
     """Concepts' files where the WebUI looks for them."""
     host: WebUI = servers.get("host")
     generator = torch.Generator().manual_seed(12)
-    base = load_file(host.cache / "checkpoints" / "miniature.safetensors")
     weights = {
         name: tensor + 0.4 * tensor.std() * torch.randn(tensor.shape, generator=generator)
-        for name, tensor in base.items()
-        if name.startswith(LDM) and ("attn2.to_k" in name or "attn2.to_v" in name)
+        for name, tensor in projections(host, "miniature").items()
     }
     vector = torch.randn(1, WIDTH, generator=generator)
     run = host.data / "models" / "deltas" / "for-diffusers.ckpt"

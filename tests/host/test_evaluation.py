@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-pytest.importorskip("transformers")
-
 from evaluation.__main__ import main
 from evaluation.errors import EvaluationError
 from evaluation.makers import Settings, WebUIMaker
