@@ -75,8 +75,7 @@ def train_concept(
         latents = _latents(miniature, spec.scenes(), spec.seeds()).repeat(REPEATS, 1, 1, 1)
     optimizer = torch.optim.AdamW(customized.groups(), weight_decay=0.0)
     count = steps or customized.steps
-    left = (lambda step: 1 - step / count) if customized.falling else (lambda _: 1.0)
-    rates = torch.optim.lr_scheduler.LambdaLR(optimizer, left)
+    rates = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / count)
     rng = random.Random(seed)
     others = _others(miniature, spec, rng) if customized.prior else iter(())
     for step in progress(f"{spec.name} by {method.__name__}", 0, count):

@@ -21,11 +21,13 @@ from diffusers import UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTextModel
 
+from miniature.captions import NOUNS
 from miniature.model import TEXT_HEADS, TEXT_LAYERS, TEXT_WIDTH
 from miniature.names import ldm_unet_name
 from miniature.sampling import GUIDANCE, SAMPLING_STEPS, sample
 from miniature.weights import Miniature
 from miniature.words import ROWS, WORDS, rows
+from miniature.world import COLOURS, SECOND_COLOURS
 
 TOKEN = "<new1>"
 _NEW_ROW = len(ROWS)  # this and the next ones stand for the new token's vectors where rows are counted
@@ -54,7 +56,6 @@ class Customized:
 
     steps: int
     prior = False  # whether other pictures of the class are trained on too
-    falling = False  # whether the rate falls evenly to nothing
 
     def __init__(self, miniature: Miniature, class_word: str) -> None:
         self.miniature = miniature
@@ -80,6 +81,32 @@ class Customized:
         predicted: torch.Tensor = self.unet(x, t, self.encode(prompts), return_dict=False)[0]
         return predicted
 
+    def table(self) -> torch.Tensor:
+        """Return the embeddings of the words in use [rows, width]."""
+        table: torch.Tensor = self.text.text_model.embeddings.token_embedding.weight.detach()
+        return table
+
+    def open_look(self) -> torch.Tensor:
+        """Return embeddings [3, width] of a look that is still open: a colour, a second one and a pattern.
+
+        Each is the mean of its words. From the class word alone a look is hardly ever found by the gradient.
+        """
+        kinds = (COLOURS, SECOND_COLOURS[1:], NOUNS.values())
+        return torch.stack([self.table()[[ROWS.index(WORDS[word]) for word in kind]].mean(0) for kind in kinds])
+
+    @contextmanager
+    def inserted(self, ids: torch.Tensor, vectors: torch.Tensor) -> Iterator[None]:
+        """Let row numbers from that of the first new row on stand for vectors [n, width] in the text encoder."""
+
+        def insert(_module: nn.Module, _inputs: object, output: torch.Tensor) -> torch.Tensor:
+            return torch.where((ids >= _NEW_ROW)[:, :, None], vectors[(ids - _NEW_ROW).clamp(min=0)], output)
+
+        hook = self.text.text_model.embeddings.token_embedding.register_forward_hook(insert)
+        try:
+            yield
+        finally:
+            hook.remove()
+
     @torch.no_grad()
     def generate(
         self, prompts: list[str], seeds: list[int], guidance: float = GUIDANCE, steps: int = SAMPLING_STEPS
@@ -91,18 +118,22 @@ class Customized:
 
 
 class TextualInversion(Customized):
-    """Vectors for one new token, which start as the class word's."""
+    """Vectors for one new token.
 
-    steps = 150
+    They start as the embeddings of words, as the WebUI's do with an initialization text: of a colour, the class word, a
+    second colour and a pattern.
+    """
+
+    steps = 200
     rate = 2e-2
-    vectors = 4
 
     def __init__(self, miniature: Miniature, class_word: str) -> None:
         super().__init__(miniature, class_word)
         self.embedding = nn.Parameter(self._start(class_word))  # [vectors, width]
 
     def _start(self, class_word: str) -> torch.Tensor:
-        return self._table()[ROWS.index(WORDS[class_word])].repeat(self.vectors, 1)
+        colour, second, pattern = self.open_look()
+        return torch.stack([colour, self.table()[ROWS.index(WORDS[class_word])], second, pattern])
 
     def groups(self) -> list[dict[str, Any]]:
         return [{"params": [self.embedding], "lr": self.rate}]
@@ -110,16 +141,8 @@ class TextualInversion(Customized):
     def encode(self, prompts: list[str]) -> torch.Tensor:
         names = {f"<new{i}>": _NEW_ROW + i for i in range(len(self.embedding))}
         ids = torch.tensor([rows(prompt.replace(TOKEN, " ".join(names)), names) for prompt in prompts])
-        new = ids >= _NEW_ROW
-
-        def insert(_module: nn.Module, _inputs: object, output: torch.Tensor) -> torch.Tensor:
-            return torch.where(new[:, :, None], self.embedding[(ids - _NEW_ROW).clamp(min=0)], output)
-
-        hook = self.text.text_model.embeddings.token_embedding.register_forward_hook(insert)
-        try:
-            encoded: torch.Tensor = self.text(ids.masked_fill(new, 0))[0]
-        finally:
-            hook.remove()
+        with self.inserted(ids, self.embedding):
+            encoded: torch.Tensor = self.text(ids.masked_fill(ids >= _NEW_ROW, 0))[0]
         return encoded
 
     def save(self, folder: Path, name: str) -> Path:
@@ -135,10 +158,6 @@ class TextualInversion(Customized):
         save_pickle(data, path)
         return path
 
-    def _table(self) -> torch.Tensor:
-        table: torch.Tensor = self.text.text_model.embeddings.token_embedding.weight.detach()
-        return table
-
 
 class CustomDiffusion(TextualInversion):
     """The keys and values of all cross-attention layers, and a token before the class word."""
@@ -146,7 +165,6 @@ class CustomDiffusion(TextualInversion):
     steps = 200
     rate = 5e-3
     weight_rate = 1e-3
-    vectors = 1
     prior = True
 
     def __init__(self, miniature: Miniature, class_word: str) -> None:
@@ -161,7 +179,7 @@ class CustomDiffusion(TextualInversion):
     def _start(self, class_word: str) -> torch.Tensor:
         # The authors start with a rare token's embedding: here, a random one of the words' size.
         del class_word
-        return torch.randn(self.vectors, TEXT_WIDTH) * self._table().std()
+        return torch.randn(1, TEXT_WIDTH) * self.table().std()
 
     def groups(self) -> list[dict[str, Any]]:
         weights = {"params": list(self.weights.values()), "lr": self.weight_rate}
@@ -181,22 +199,44 @@ class CustomDiffusion(TextualInversion):
 class OverfittedCustomDiffusion(CustomDiffusion):
     """The same without other pictures of the class, and too fast: what it changes reaches all words of a prompt."""
 
-    weight_rate = 3e-3
+    weight_rate = 8e-3
     prior = False
 
 
 class CatVersion(Customized):
-    """A key and a value before those of the text encoder's last three layers; the class word is the concept."""
+    """A key and a value before those of the text encoder's last three layers; the class word is the concept.
 
-    steps = 500
-    rate = 4e-1
-    falling = True
+    They start as the mean of those of words, which Prefix-Tuning (arXiv 2101.00190) found better than random
+    ones: of an open look's.
+    """
+
+    steps = 1000
+    rate = 1.5
 
     def __init__(self, miniature: Miniature, class_word: str) -> None:
         super().__init__(miniature, class_word)
         self.phrase = f"a {class_word}"
         # [1, 2 * layers, width]: the keys of a layer, then its values, then the next layer's.
-        self.prefix = nn.Parameter(0.02 * torch.randn(1, 2 * len(_ADAPTED_LAYERS), TEXT_WIDTH))
+        self.prefix = nn.Parameter(self._start())
+
+    @torch.no_grad()
+    def _start(self) -> torch.Tensor:
+        names = {f"<{name}>": _NEW_ROW + i for i, name in enumerate(("colour", "second", "pattern"))}
+        ids = torch.tensor([rows(f"a <colour> {self.class_word} with <second> <pattern>", names)])
+        found: list[torch.Tensor] = []
+
+        def collect(_module: nn.Module, _inputs: object, output: torch.Tensor) -> None:
+            found.append(output[ids >= _NEW_ROW].mean(0))
+
+        attentions: list[Any] = [self.text.text_model.encoder.layers[i].self_attn for i in _ADAPTED_LAYERS]
+        hooks = [linear.register_forward_hook(collect) for a in attentions for linear in (a.k_proj, a.v_proj)]
+        try:
+            with self.inserted(ids, self.open_look()):
+                self.text(ids.masked_fill(ids >= _NEW_ROW, 0))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return torch.stack(found)[None]
 
     def groups(self) -> list[dict[str, Any]]:
         return [{"params": [self.prefix], "lr": self.rate}]
@@ -251,12 +291,6 @@ class CatVersion(Customized):
         (inside / "adapter_config.json").write_text(json.dumps(config, indent=2))
         save_pickle(state, inside / "pytorch_adapter.bin")
         return inside / "pytorch_adapter.bin"
-
-
-class SteadyCatVersion(CatVersion):
-    """The same at one rate to the end."""
-
-    falling = False
 
 
 def _prefixed_attention(

@@ -5,10 +5,9 @@
 Protocol, fixed before the reported run. Concepts: those of `TEST`; rates and steps of training are chosen on
 `VALIDATION`, with other prompts and other seeds. Each concept is trained by each method with three seeds, and by Custom
 Diffusion once more with a mistake that users make: without other pictures of the class, at the rate at which the
-validation concept began to lose the rest of the prompt. CatVersion's rate is the same to the end here; that of the
-concepts that are shipped falls. Each of these has pictures of 20 prompts with 20 seeds, so a
-concept has 60 seeds, with the method alone and with AlignIT, and from the same noise with the class word, the ceiling
-of text alignment. The classifier reads all pictures:
+validation concept began to lose the rest of the prompt. No training is chosen by its result. Each of these has pictures
+of 20 prompts with 20 seeds, so a concept has 60 seeds, with the method alone and with AlignIT, and from the same noise
+with the class word, the ceiling of text alignment. The classifier reads all pictures:
 
 - text alignment: of background, companion and accessory, which every prompt names, the share that is shown;
 - image alignment: the share of pictures with the concept's class, colours and pattern, all right;
@@ -43,7 +42,7 @@ from alignit.formats import load_concept
 from evaluation.intervals import interval
 from evaluation.lines import add_line, read_lines
 from miniature.concepts import CONCEPTS, ConceptSpec, concept_file, train_concept
-from miniature.customization import METHODS, OVERFITTED, OverfittedCustomDiffusion, SteadyCatVersion
+from miniature.customization import METHODS, OVERFITTED, OverfittedCustomDiffusion
 from miniature.demo import Subject
 from miniature.grids import draw_grid
 from miniature.state import TrainingError, prepare_folder, progress
@@ -62,9 +61,8 @@ SAMPLING_STEPS = 8
 SAMPLES = 2_000  # of the bootstrap
 WAYS = ("plain", "AlignIT")
 CLASS_WORD = "class word"
-_TRAINING = ("steps", "rate", "weight_rate", "vectors", "prior")  # of a method
-# The protocol was fixed before CatVersion's rate was made to fall.
-TRAINED = METHODS | {"catversion": SteadyCatVersion, OVERFITTED: OverfittedCustomDiffusion}
+_TRAINING = ("steps", "rate", "weight_rate", "prior")  # of a method
+TRAINED = METHODS | {OVERFITTED: OverfittedCustomDiffusion}
 TITLES = {
     "textual_inversion": "Textual Inversion",
     "custom_diffusion": "Custom Diffusion",

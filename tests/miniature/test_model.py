@@ -21,7 +21,7 @@ from alignit.formats import load_concept
 from alignit.layer_names import layer_of
 from miniature import concepts, export
 from miniature.classifier import Classifier, read_attributes
-from miniature.customization import METHODS, CatVersion, SteadyCatVersion, _prefixed_attention, save_pickle
+from miniature.customization import METHODS, CatVersion, Customized, TextualInversion, _prefixed_attention, save_pickle
 from miniature.diffusion import Denoiser, noised
 from miniature.evaluation import score
 from miniature.model import LATENT, TEXT_WIDTH, make_text_encoder, make_unet, make_vae
@@ -37,7 +37,7 @@ from miniature.weights import (
     load_miniature,
     save_weights,
 )
-from miniature.words import ROWS, rows
+from miniature.words import ROWS, WORDS, rows
 from miniature.world import ATTRIBUTES, random_scene
 
 
@@ -148,17 +148,59 @@ def test_v_gives_back_picture_and_noise() -> None:
     assert v[2] == pytest.approx(-latents[2], abs=0.2)
 
 
-def test_a_falling_rate_falls_evenly(untrained: Miniature) -> None:
-    def prefix(method: type[CatVersion], steps: int) -> torch.Tensor:
-        trained = concepts.train_concept(untrained, concepts.CONCEPTS[0], method, steps=steps)
-        assert isinstance(trained, CatVersion)
-        return trained.prefix.detach()
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_the_rate_falls_evenly_to_nothing(untrained: Miniature, steps: int) -> None:
+    class Pushed(CatVersion):
+        """Its gradient is the same all the time: each step of Adam is as long as the rate then."""
 
-    first = prefix(CatVersion, 1)
-    assert torch.equal(first, prefix(SteadyCatVersion, 1))
-    half, whole = (prefix(method, 2) - first for method in (CatVersion, SteadyCatVersion))
-    assert whole.abs().max() > 0.01
-    torch.testing.assert_close(half, whole / 2)
+        def denoise(self, x: torch.Tensor, t: torch.Tensor, prompts: list[str]) -> torch.Tensor:
+            del t, prompts
+            return 1e6 + 1e-3 * self.prefix.sum() + 0 * x
+
+    trained = concepts.train_concept(untrained, concepts.CONCEPTS[0], Pushed, steps=steps)
+    assert isinstance(trained, CatVersion)
+    went = CatVersion(untrained, "cat").prefix - trained.prefix
+    wanted = CatVersion.rate * sum(1 - step / steps for step in range(steps))
+    torch.testing.assert_close(went, torch.full_like(went, wanted), rtol=1e-3, atol=0)
+
+
+@pytest.fixture
+def spotted(untrained: Miniature, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Let concepts start as a look in words, and return these."""
+    table = untrained.text.text_model.embeddings.token_embedding.weight.detach()
+    look = table[[ROWS.index(WORDS[word]) for word in ("red", "white", "spots")]]
+    monkeypatch.setattr(Customized, "open_look", lambda _: look)
+    return "a red cat with white spots"
+
+
+@pytest.mark.usefixtures("spotted")
+def test_textual_inversion_starts_as_its_words(untrained: Miniature) -> None:
+    encoded = TextualInversion(untrained, "cat").encode(["a photo of a <new1>"])
+    torch.testing.assert_close(encoded, untrained.encode(["a photo of a red cat white spots"]))
+
+
+def test_catversion_starts_as_the_keys_and_values_of_words(untrained: Miniature, spotted: str) -> None:
+    text = untrained.text
+    hidden = text(torch.tensor([rows(spotted)]), output_hidden_states=True).hidden_states
+    words = [1 + spotted.split().index(word) for word in ("red", "white", "spots")]
+    wanted = []
+    for number in (2, 3, 4):
+        layer = text.text_model.encoder.layers[number]
+        entering = layer.layer_norm1(hidden[number])[0, words]
+        wanted += [layer.self_attn.k_proj(entering).mean(0), layer.self_attn.v_proj(entering).mean(0)]
+    torch.testing.assert_close(CatVersion(untrained, "cat").prefix[0], torch.stack(wanted))
+
+
+def test_an_open_look_is_between_all_words_of_its_kind(untrained: Miniature) -> None:
+    table = untrained.text.text_model.embeddings.token_embedding.weight.detach()
+    colour, second, pattern = TextualInversion(untrained, "cat").open_look()
+    for mean, words in (
+        (colour, "red orange yellow green blue purple white black"),
+        (second, "white black yellow blue"),
+        (pattern, "stripes spots checks"),
+    ):
+        to_each = torch.stack([table[ROWS.index(WORDS[word])] - mean for word in words.split()])
+        assert to_each.mean(0).abs().max() < 1e-6
 
 
 @pytest.mark.parametrize("method", list(METHODS))
