@@ -3,8 +3,9 @@
     python -m miniature.studies.rows [--count 20] [--output docs/studies]
 
 AlignIT puts a concept in at its class word's rows. But the concept's token, or CatVersion's changed encoder, changes
-what the text encoder makes of the tokens after it too, the padding included, and nothing in training says in which rows
-the concept has to be. So rows of the customised conditioning are put into that of the base prompt, some or all, and the
+what the text encoder makes of the tokens after it too, the padding included; Custom Diffusion's weights change the
+keys and values of all rows; and nothing in training says in which rows the concept has to be. So rows of the customised
+conditioning are put into that of the base prompt, some or all, with their customised keys and values, and the
 classifier counts the pictures that show the concept.
 """
 
@@ -12,19 +13,24 @@ from __future__ import annotations
 
 import sys
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
+from alignit.concept import KeyValueWeights
+from alignit.diffusers.unet import layer_modules
 from alignit.formats import load_concept
-from miniature.concepts import CONCEPTS, CONCEPTS_FOLDER, ConceptSpec, concept_file
+from alignit.projections import Change
+from miniature.concepts import CONCEPTS, CONCEPTS_FOLDER, concept_file
+from miniature.customization import METHODS
 from miniature.demo import Subject
 from miniature.studies.bench import Bench, Surroundings, surroundings
 from miniature.studies.pages import Page, percent, run_study, table
 from miniature.studies.table import TITLES, Scores, score
 
-METHODS = ("textual_inversion", "catversion")  # those that change the conditioning alone
 FIRST_SEED = 9_000_000
 AROUND = 77  # the surroundings' seed
 
@@ -47,9 +53,11 @@ class Places:
 Rule = Callable[[Places], tuple[list[int], list[int]]]  # rows of the target prompt, and of the dummy prompt
 START = [0]  # the start token's row; Textual Inversion does not change it, CatVersion does
 
+NONE = "none: the base prompt"
+ALONE = "all: the method alone"
 ALIGNIT = "the concept's, of the dummy prompt: AlignIT"
 RULES: dict[str, Rule] = {
-    "none: the base prompt": lambda _: ([], []),
+    NONE: lambda _: ([], []),
     ALIGNIT: lambda at: ([], at.concept),
     "the concept's, of the target prompt": lambda at: (at.concept, []),
     "all words', of the target prompt": lambda at: (at.words, []),
@@ -62,8 +70,23 @@ RULES: dict[str, Rule] = {
         START + at.concept + at.padding,
     ),
     "AlignIT, and the padding's of the target prompt": lambda at: (at.padding, at.concept),
-    "all: the method alone": lambda at: (START + at.words + at.padding, []),
+    ALONE: lambda at: (START + at.words + at.padding, []),
 }
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """What stands in place of prompts.
+
+    Attributes:
+        conditioning: [n, 77, width].
+        customised: [n, 77], true for rows of the customised conditioning.
+        negative: Whether the negative prompt is customised too, as the method alone does it.
+    """
+
+    conditioning: torch.Tensor
+    customised: torch.Tensor
+    negative: bool
 
 
 def places(before: int, concept: int, after: int, length: int = 77) -> Places:
@@ -91,8 +114,9 @@ def study(bench: Bench, count: int) -> Page:
     for number, spec in enumerate(CONCEPTS):
         seeds = [FIRST_SEED + 1000 * number + i for i in range(count)]
         for method in METHODS:
-            for name, conditioning in ways(bench, spec, method, around).items():
-                shown = bench.read(bench.sample(conditioning, seeds))
+            subject = Subject(load_concept(concept_file(CONCEPTS_FOLDER, spec, method)), spec.look.kind)
+            for name, mixture in ways(bench, subject, around).items():
+                shown = bench.read(pictures(bench, subject, mixture, seeds))
                 # Each picture has surroundings of its own.
                 each = [score([seen], where, spec.look) for seen, where in zip(shown, around, strict=True)]
                 mean = Scores(sum(s.text for s in each) / count, sum(s.image for s in each) / count)
@@ -108,20 +132,52 @@ def study(bench: Bench, count: int) -> Page:
     return Page("rows", _text(found, count), {"pictures": count, "text, image": numbers})
 
 
-def ways(bench: Bench, spec: ConceptSpec, method: str, around: list[Surroundings]) -> dict[str, torch.Tensor]:
-    """Return the conditioning [n, 77, width] of prompts for each of RULES, with a shipped concept."""
-    concept = load_concept(concept_file(CONCEPTS_FOLDER, spec, method))
-    subject = Subject(concept, spec.look.kind)
-    aligned = bench.aligned(concept)
+def ways(bench: Bench, subject: Subject, around: Sequence[Surroundings]) -> dict[str, Mixture]:
+    """Return what stands in place of prompts in these surroundings for each of RULES."""
+    aligned = bench.aligned(subject.concept)
+    tokens = subject.concept.tokens
+    # Custom Diffusion's concept is its token and the class word, CatVersion's the class word alone.
+    size = (tokens[0].length if tokens else 1) + (subject.concept.weights is not None)
     marked = [where.around(subject.mark) for where in around]
-    split = [prompt.split() for prompt in marked]
-    befores = [words.index(subject.mark) for words in split]
-    size = concept.tokens[0].length if concept.tokens else 1
-    at = [places(before, size, len(words) - before - 1) for before, words in zip(befores, split, strict=True)]
-    stars = [" ".join(word if word == subject.mark else "*" for word in words) for words in split]
+    beside = [[len(part.split()) for part in prompt.split(subject.mark)] for prompt in marked]
+    stars = [" ".join(["*"] * before + [subject.mark] + ["*"] * after) for before, after in beside]
+    at = [places(before, size, after) for before, after in beside]
     base = bench.conditioning(marked, aligned, concept_strength=0.0)
     target, dummy = (bench.conditioning(texts, aligned, align=False) for texts in (marked, stars))
-    return {name: mixed(base, target, dummy, rule, at) for name, rule in RULES.items()}
+    no, yes = torch.zeros(*base.shape[:2], 1), torch.ones(*base.shape[:2], 1)
+    return {
+        name: Mixture(mixed(base, target, dummy, rule, at), mixed(no, yes, yes, rule, at)[..., 0].bool(), name == ALONE)
+        for name, rule in RULES.items()
+    }
+
+
+def pictures(bench: Bench, subject: Subject, mixture: Mixture, seeds: Sequence[int]) -> torch.Tensor:
+    """Make a picture for each conditioning and seed: [n, 3, SIZE, SIZE], bytes."""
+    found = []
+    for start in range(0, len(seeds), bench.batch):
+        part = slice(start, start + bench.batch)
+        customised = mixture.customised[part]
+        negative = torch.full_like(customised, mixture.negative)
+        with ExitStack() as stack:
+            if subject.concept.weights is not None:
+                marks = torch.cat([negative, customised])
+                stack.enter_context(_customised(bench.pipe.unet, subject.concept.weights, marks))
+            found.append(bench.sample(mixture.conditioning[part], seeds[part]))
+    return torch.cat(found)
+
+
+@contextmanager
+def _customised(unet: Any, weights: KeyValueWeights, marks: torch.Tensor) -> Iterator[None]:
+    """Let customised weights make the keys and values of the marked rows [batch, 77], and the model's the others."""
+
+    def replaced(layer: str, inputs: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
+        return torch.where(marks[:, :, None], Change(weights).apply(layer, inputs, outputs), outputs)
+
+    with ExitStack() as stack:
+        for layer, module in layer_modules(unet).items():
+            hook = module.register_forward_hook(lambda _, args, outputs, of=layer: replaced(of, args[0], outputs))
+            stack.callback(hook.remove)
+        yield
 
 
 def _table(of_method: Found) -> str:
@@ -138,11 +194,12 @@ def _text(found: dict[str, Found], count: int) -> str:
     return f"""# Which rows carry a concept, on the miniature
 
 AlignIT puts a concept in at its class word's rows. But the concept's token, or CatVersion's changed encoder, changes
-what the text encoder makes of other tokens too, the padding included, and nothing in training says in which rows the
-concept has to be. Here some rows of the customised conditioning stand in the base prompt's, and the others are the
-base model's: {count} pictures for each concept and line. Text alignment is the share of background, companion and
-accessory that are right, image alignment that of pictures with the concept's class, colours and pattern all right, the
-last columns by concept.
+what the text encoder makes of other tokens too, the padding included; Custom Diffusion's weights change the keys and
+values of all rows; and nothing in training says in which rows the concept has to be. Here some rows of the customised
+conditioning stand in the base prompt's, with their customised keys and values, and the others are the base model's:
+{count} pictures for each concept and line. Text alignment is the share of background, companion and accessory that are
+right, image alignment that of pictures with the concept's class, colours and pattern all right, the last columns by
+concept. With Custom Diffusion, the last line has its weights in the negative prompt as well, as the method itself does.
 
 {tables}
 

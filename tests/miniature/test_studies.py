@@ -15,8 +15,9 @@ pytest.importorskip("diffusers")
 from alignit.controls import Controls
 from alignit.formats import load_concept
 from miniature.concepts import CONCEPTS, CONCEPTS_FOLDER, concept_file
+from miniature.customization import METHODS
 from miniature.demo import Subject
-from miniature.studies import controls, lengths, manipulation, rows, table
+from miniature.studies import controls, lengths, manipulation, rows, strong, table
 from miniature.studies.bench import Bench, surroundings
 from miniature.studies.pages import Page, run_study
 from miniature.weights import FOLDER
@@ -162,19 +163,44 @@ def test_rows_stand_where_a_rule_says() -> None:
     assert aligned.nonzero()[:, :2].tolist() == [[0, 5], [1, 2], [1, 3]]
 
 
-@pytest.mark.parametrize("method", rows.METHODS)
+@pytest.mark.parametrize("method", METHODS)
 def test_the_rule_of_alignit_is_alignit(bench: Bench, method: str) -> None:
     spec, where = CONCEPTS[1], surroundings(2, rows.AROUND)
     subject = Subject(load_concept(concept_file(CONCEPTS_FOLDER, spec, method)), spec.look.kind)
     marked = [around.around(subject.mark) for around in where]
     aligned = bench.aligned(subject.concept)
-    ways = rows.ways(bench, spec, method, where)
-    assert torch.allclose(ways[rows.ALIGNIT], bench.conditioning(marked, aligned), atol=1e-4)
-    alone = bench.conditioning(marked, aligned, align=False)
-    assert torch.allclose(ways["all: the method alone"], alone, atol=1e-4)
+    ways = rows.ways(bench, subject, where)
+
+    def differ(name: str, wanted: torch.Tensor) -> float:
+        made = rows.pictures(bench, subject, ways[name], [1, 2])
+        return (made.int() - wanted.int()).abs().float().mean().item()
+
+    alone = bench.pictures(marked, [1, 2], aligned, align=False)
+    with_alignit = bench.pictures(marked, [1, 2], aligned)
+    none = bench.pictures(marked, [1, 2], aligned, concept_strength=0.0)
+    assert differ(rows.ALIGNIT, with_alignit) < 0.1  # of 255: rounding of bfloat16
+    assert differ(rows.ALONE, alone) < 0.1
+    assert differ(rows.NONE, none) < 0.1
+    assert differ(rows.ALIGNIT, none) > 1
+    assert differ(rows.ALONE, none) > 1
     prompts = [around.around(subject.class_word) for around in where]
     if method == "catversion":
-        assert torch.allclose(ways["none: the base prompt"], bench.miniature.encode(prompts), atol=1e-4)
+        assert torch.allclose(ways[rows.NONE].conditioning, bench.miniature.encode(prompts), atol=1e-4)
+    assert bench.pictures(marked, [1, 2], aligned).equal(with_alignit)  # no hook is left
+
+
+@pytest.mark.parametrize("strength", [0.0, 1.0, 2.5])
+def test_a_strength_moves_the_weights_from_the_models_own(bench: Bench, strength: float) -> None:
+    path = concept_file(CONCEPTS_FOLDER, CONCEPTS[0], "custom_diffusion")
+    trained = torch.load(path, weights_only=True)["state_dict"]
+    concept = strong.at_strength(load_concept(path), bench.pipe.unet, strength)
+    assert concept.weights is not None
+    model = bench.pipe.unet.mid_block.attentions[0].transformer_blocks[0].attn2
+    for name, module in (("to_k", model.to_k), ("to_v", model.to_v)):
+        layer = f"middle_block.1.transformer_blocks.0.attn2.{name}"
+        moved = trained[f"model.diffusion_model.{layer}.weight"].float() - module.weight.detach()
+        (got,) = concept.weights.matrices[layer].tensors
+        torch.testing.assert_close(got, module.weight.detach() + strength * moved, atol=1e-5, rtol=1e-4)
 
 
 def test_what_a_swap_did() -> None:
