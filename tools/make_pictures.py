@@ -26,9 +26,9 @@ from tests.host.webui import WebUI, find_webui, webui_directory
 PICTURES = Path(__file__).parents[1] / "docs" / "pictures"
 # Concepts that are put on too thickly: what users mend by lowering the strength until the concept is gone too.
 EFFECTS = (
-    ("a photo of <new1> fish wearing a crown with a ball in the snow <delta:my-fish:3>", 11),
-    ("a photo of <new1> cat wearing a hat with a box at night <delta:my-cat:2.5>", 11),
-    ("a photo of <new1> robot wearing a crown with a tree on the beach <delta:my-robot:2.5>", 11),
+    ("a photo of <new1> fish wearing a hat with a box at night <delta:my-fish:3.5>", 12),
+    ("a photo of <new1> car wearing a crown with a ball in the snow <delta:my-car:3.5>", 11),
+    ("a photo of <new1> fish wearing a crown with a tree on the beach <delta:my-fish:3.5>", 12),
 )
 METHODS = (
     ("a photo of a <my-fish=fish> wearing a hat with a ball in the snow", "Textual Inversion"),
