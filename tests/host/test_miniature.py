@@ -58,7 +58,7 @@ def test_the_miniature_obeys_prompts_in_the_webui(miniature_host: WebUI) -> None
             wanted += len(attributes)
             right += sum(seen[name] == value for name, value in attributes.items())
     print(f"{right} of {wanted}")
-    assert right >= 0.75 * wanted
+    assert right >= 0.95 * wanted
 
 
 def test_the_exported_folder_is_the_same_model_in_diffusers(webui_dir: Path) -> None:
@@ -121,10 +121,23 @@ def test_pictures_show_a_trained_concept_and_all_of_the_prompt(miniature_host: W
 
 def test_alignit_keeps_a_concept_and_its_prompt_where_the_concept_alone_loses_both(miniature_host: WebUI) -> None:
     prompt = "a photo of a <new1> fish wearing a crown with a ball in the snow <delta:my-fish:3>"
-    wanted = {"background": "snow", "companion": "ball", "accessory": "crown", "class": "fish", "pattern": "spotted"}
+    look = next(spec.look for spec in TRAINED if spec.name == "my-fish")
+    wanted = look.values() | {"background": "snow", "companion": "ball", "accessory": "crown"}
+    alone, aligned = (right(miniature_host, prompt, wanted, align) for align in (False, True))
+    assert aligned >= 0.9 * 8 * len(wanted)
+    assert alone <= 0.8 * 8 * len(wanted)
 
-    def right(**arguments: Any) -> int:
-        seen = shown(miniature_host, prompt, 8, **arguments)
-        return sum(one[name] == value for one in seen for name, value in wanted.items())
 
-    assert right(alignit=[True]) >= right() + 8  # of 40
+def test_alignit_brings_back_what_catversion_alone_loses_of_a_prompt(miniature_host: WebUI) -> None:
+    prompt = "a photo of a car wearing a hat with a box at night <catversion:my_car>"
+    wanted = {"background": "night", "companion": "box", "accessory": "hat"}
+    alone, aligned = (right(miniature_host, prompt, wanted, align) for align in (False, True))
+    assert aligned >= 0.9 * 8 * len(wanted)
+    assert alone <= 0.7 * 8 * len(wanted)
+
+
+def right(host: WebUI, prompt: str, wanted: dict[str, str], align: bool) -> int:
+    """Return how many of the wanted attributes are right in eight pictures."""
+    seen = shown(host, prompt, 8, alignit=[align])
+    print(found := sum(one[name] == value for one in seen for name, value in wanted.items()))
+    return found
