@@ -58,7 +58,7 @@ def probed(
 
 
 def close(ours: np.ndarray, wanted: np.ndarray) -> bool:
-    return ours.shape == wanted.shape and bool(np.abs(ours - wanted).max() < 0.02 * wanted.max())
+    return ours.shape == wanted.shape and bool(np.abs(ours - wanted).max() < 0.001 * wanted.max())
 
 
 @dataclass
