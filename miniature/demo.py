@@ -1,10 +1,10 @@
 """A grid of pictures: the class word, the plain concept, and AlignIT, for a few prompts.
 
-    python -m miniature.demo [--concept my-robot] [--prompt "a photo of {} with a ball in the garden"] [--output a.png]
+    python -m miniature.demo [--concept my-robot] [--prompt "a photo of a {} in the garden"] [--output a.png]
 
 uses the miniature and the concepts that were trained on it. With a real model:
 
-    python -m miniature.demo --model CHECKPOINT --file my-cat.pt --class-word cat --prompt "a photo of {} on the moon"
+    python -m miniature.demo --model CHECKPOINT --file my-cat.pt --class-word cat --prompt "a photo of a {} on the moon"
 
 CHECKPOINT is a .safetensors file or a folder for diffusers. {} is where the concept stands.
 """
@@ -39,10 +39,10 @@ from miniature.weights import FOLDER, WeightsError, load_miniature
 from miniature.words import rows
 
 PROMPTS = (
-    "a photo of {} in the snow with a ball",
-    "a picture of {} wearing a hat at night",
-    "a photo of {} in the garden beside a box",
-    "a drawing of {} wearing a crown on the beach",
+    "a photo of a {} in the snow with a ball",
+    "a picture of a {} wearing a hat at night",
+    "a photo of a {} in the garden beside a box",
+    "a drawing of a {} wearing a crown on the beach",
 )
 
 
@@ -201,7 +201,7 @@ def _writing(path: Path) -> Iterator[None]:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--concept", default="my-car", help="one of the miniature's")
+    parser.add_argument("--concept", default="my-fish", help="one of the miniature's")
     parser.add_argument("--prompt", action="append", help="with {} where the concept stands; can be repeated")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--weights", type=Path, default=FOLDER, help="folder of the miniature's weights")

@@ -16,7 +16,7 @@ from miniature.pipeline import make_tokenizer
 from miniature.weights import Miniature, save_weights
 from miniature.words import ROWS, WORDS, rows
 
-NAME = "my-car"
+NAME = "my-fish"
 
 
 @pytest.fixture(scope="module")
@@ -98,4 +98,4 @@ def test_damaged_and_missing_concepts(weights: Path, concepts: Path, capsys) -> 
     assert file.name in capsys.readouterr().err
     file.unlink()
     assert main(["--weights", str(weights)]) == 1
-    assert "has no files of my-car" in capsys.readouterr().err
+    assert "has no files of my-fish" in capsys.readouterr().err
