@@ -74,7 +74,9 @@ def test_it_installs_once_and_hands_arguments_and_status_through(project: Path) 
 @pytest.mark.skipif(os.name == "nt", reason="signals of terminals are other ones there")
 def test_stopped_by_hand_it_says_so_and_no_more(project: Path) -> None:
     assert demo(project).returncode == 7
-    command = [sys.executable, str(project / "tools" / "demo.py"), "wait"]
+    # Where the tests run in the background they ignore the signal, and so would all that they start.
+    heeding = "import os, signal as s, sys; s.signal(s.SIGINT, s.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+    command = [sys.executable, "-c", heeding, sys.executable, str(project / "tools" / "demo.py"), "wait"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     started = subprocess.Popen(command, text=True, cwd=project.parent, start_new_session=True, **pipes)
     assert started.stdout is not None
