@@ -94,18 +94,19 @@ class Customized:
         kinds = (COLOURS, SECOND_COLOURS[1:], NOUNS.values())
         return torch.stack([self.table()[[ROWS.index(WORDS[word]) for word in kind]].mean(0) for kind in kinds])
 
-    @contextmanager
-    def inserted(self, ids: torch.Tensor, vectors: torch.Tensor) -> Iterator[None]:
-        """Let row numbers from that of the first new row on stand for vectors [n, width] in the text encoder."""
+    def encode_rows(self, ids: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
+        """Return encodings [n, 77, width] of row numbers [n, 77]; those of new rows stand for vectors [m, width]."""
+        new = ids >= _NEW_ROW
 
         def insert(_module: nn.Module, _inputs: object, output: torch.Tensor) -> torch.Tensor:
-            return torch.where((ids >= _NEW_ROW)[:, :, None], vectors[(ids - _NEW_ROW).clamp(min=0)], output)
+            return torch.where(new[:, :, None], vectors[(ids - _NEW_ROW).clamp(min=0)], output)
 
         hook = self.text.text_model.embeddings.token_embedding.register_forward_hook(insert)
         try:
-            yield
+            encoded: torch.Tensor = self.text(ids.masked_fill(new, 0))[0]
         finally:
             hook.remove()
+        return encoded
 
     @torch.no_grad()
     def generate(
@@ -141,9 +142,7 @@ class TextualInversion(Customized):
     def encode(self, prompts: list[str]) -> torch.Tensor:
         names = {f"<new{i}>": _NEW_ROW + i for i in range(len(self.embedding))}
         ids = torch.tensor([rows(prompt.replace(TOKEN, " ".join(names)), names) for prompt in prompts])
-        with self.inserted(ids, self.embedding):
-            encoded: torch.Tensor = self.text(ids.masked_fill(ids >= _NEW_ROW, 0))[0]
-        return encoded
+        return self.encode_rows(ids, self.embedding)
 
     def save(self, folder: Path, name: str) -> Path:
         path = folder / f"{name}.pt"
@@ -231,8 +230,7 @@ class CatVersion(Customized):
         attentions: list[Any] = [self.text.text_model.encoder.layers[i].self_attn for i in _ADAPTED_LAYERS]
         hooks = [linear.register_forward_hook(collect) for a in attentions for linear in (a.k_proj, a.v_proj)]
         try:
-            with self.inserted(ids, self.open_look()):
-                self.text(ids.masked_fill(ids >= _NEW_ROW, 0))
+            self.encode_rows(ids, self.open_look())
         finally:
             for hook in hooks:
                 hook.remove()

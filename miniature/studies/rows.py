@@ -14,13 +14,12 @@ from __future__ import annotations
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from alignit.concept import KeyValueWeights
 from alignit.diffusers.unet import layer_modules
 from alignit.formats import load_concept
 from alignit.projections import Change
@@ -29,7 +28,7 @@ from miniature.customization import METHODS
 from miniature.demo import Subject
 from miniature.studies.bench import Bench, Surroundings, surroundings
 from miniature.studies.pages import Page, percent, run_study, table
-from miniature.studies.table import TITLES, Scores, score
+from miniature.studies.table import TITLES, Scores, score_each
 
 FIRST_SEED = 9_000_000
 AROUND = 77  # the surroundings' seed
@@ -116,10 +115,7 @@ def study(bench: Bench, count: int) -> Page:
         for method in METHODS:
             subject = Subject(load_concept(concept_file(CONCEPTS_FOLDER, spec, method)), spec.look.kind)
             for name, mixture in ways(bench, subject, around).items():
-                shown = bench.read(pictures(bench, subject, mixture, seeds))
-                # Each picture has surroundings of its own.
-                each = [score([seen], where, spec.look) for seen, where in zip(shown, around, strict=True)]
-                mean = Scores(sum(s.text for s in each) / count, sum(s.image for s in each) / count)
+                mean = score_each(bench.read(pictures(bench, subject, mixture, seeds)), around, spec.look)
                 found[method][name][spec.name] = mean
                 print(f"{spec.name}, {method}, {name}: {mean.text:.2f}, {mean.image:.2f}", file=sys.stderr, flush=True)
     numbers = {
@@ -154,24 +150,22 @@ def ways(bench: Bench, subject: Subject, around: Sequence[Surroundings]) -> dict
 def pictures(bench: Bench, subject: Subject, mixture: Mixture, seeds: Sequence[int]) -> torch.Tensor:
     """Make a picture for each conditioning and seed: [n, 3, SIZE, SIZE], bytes."""
     found = []
+    weights = subject.concept.weights
     for start in range(0, len(seeds), bench.batch):
         part = slice(start, start + bench.batch)
         customised = mixture.customised[part]
-        negative = torch.full_like(customised, mixture.negative)
-        with ExitStack() as stack:
-            if subject.concept.weights is not None:
-                marks = torch.cat([negative, customised])
-                stack.enter_context(_customised(bench.pipe.unet, subject.concept.weights, marks))
+        marks = torch.cat([torch.full_like(customised, mixture.negative), customised])
+        with nullcontext() if weights is None else _customised(bench.pipe.unet, Change(weights), marks):
             found.append(bench.sample(mixture.conditioning[part], seeds[part]))
     return torch.cat(found)
 
 
 @contextmanager
-def _customised(unet: Any, weights: KeyValueWeights, marks: torch.Tensor) -> Iterator[None]:
+def _customised(unet: Any, change: Change, marks: torch.Tensor) -> Iterator[None]:
     """Let customised weights make the keys and values of the marked rows [batch, 77], and the model's the others."""
 
     def replaced(layer: str, inputs: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
-        return torch.where(marks[:, :, None], Change(weights).apply(layer, inputs, outputs), outputs)
+        return torch.where(marks[:, :, None], change.apply(layer, inputs, outputs), outputs)
 
     with ExitStack() as stack:
         for layer, module in layer_modules(unet).items():

@@ -10,7 +10,6 @@ method alone and with AlignIT, from the same noise.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,8 +23,7 @@ from miniature.concepts import CONCEPTS, CONCEPTS_FOLDER, concept_file
 from miniature.demo import Subject
 from miniature.studies.bench import Bench, surroundings
 from miniature.studies.pages import Page, percent, run_study, table
-from miniature.studies.table import score
-from miniature.world import Look
+from miniature.studies.table import score_each
 
 STRENGTHS = (1.0, 1.5, 2.0, 2.5, 3.0, 3.5)
 FIRST_SEED = 10_000_000
@@ -44,31 +42,25 @@ def at_strength(concept: Concept, unet: Any, strength: float) -> Concept:
     return replace(concept, weights=KeyValueWeights(True, matrices))
 
 
-def aligned(bench: Bench, subject: Subject, look: Look, count: int, align: bool, seeds: Sequence[int]) -> list[float]:
-    """Return text and image alignment of a concept's pictures."""
-    around = surroundings(count, AROUND)
-    prompts = [where.around(subject.mark) for where in around]
-    shown = bench.read(bench.pictures(prompts, seeds, bench.aligned(subject.concept), align=align))
-    each = [score([seen], where, look) for seen, where in zip(shown, around, strict=True)]
-    return [sum(one.text for one in each) / count, sum(one.image for one in each) / count]
-
-
 def study(bench: Bench, count: int) -> Page:
     """Make the pictures of all concepts at all strengths, and the page."""
     found: dict[float, dict[str, list[float]]] = {strength: {} for strength in STRENGTHS}
+    around = surroundings(count, AROUND)
     for number, spec in enumerate(CONCEPTS):
         seeds = [FIRST_SEED + 1000 * number + i for i in range(count)]
         concept = load_concept(concept_file(CONCEPTS_FOLDER, spec, "custom_diffusion"))
         for strength, of_strength in found.items():
             subject = Subject(at_strength(concept, bench.pipe.unet, strength), spec.look.kind)
-            numbers = [aligned(bench, subject, spec.look, count, align, seeds) for align in (False, True)]
-            of_strength[spec.name] = numbers[0] + numbers[1]
+            aligned, prompts = bench.aligned(subject.concept), [where.around(subject.mark) for where in around]
+            pictures = [bench.pictures(prompts, seeds, aligned, align=align) for align in (False, True)]
+            alone, with_alignit = (score_each(bench.read(made), around, spec.look) for made in pictures)
+            of_strength[spec.name] = [alone.text, alone.image, with_alignit.text, with_alignit.image]
             print(f"{spec.name} at {strength}: {of_strength[spec.name]}", file=sys.stderr, flush=True)
     names = [spec.name for spec in CONCEPTS]
     rows = []
     for strength, of_strength in found.items():
         mean = [sum(column) / len(names) for column in zip(*of_strength.values(), strict=True)]
-        of_each = [f"{percent(of_strength[name][1])}, {percent(of_strength[name][3])}" for name in names]
+        of_each = [f"{percent(alone)}, {percent(with_alignit)}" for _, alone, _, with_alignit in of_strength.values()]
         rows.append([f"{strength:g}", *map(percent, mean), *of_each])
     head = ["strength", "text, alone", "image, alone", "text, AlignIT", "image, AlignIT", *names]
     text = f"""# Custom Diffusion put on too strongly, on the miniature

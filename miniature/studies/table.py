@@ -142,6 +142,12 @@ def score(shown: Sequence[dict[str, str]], around: Surroundings, look: Look) -> 
     return Scores(sum(right[name] for name in text) / len(text), right_looks(shown, look), right)
 
 
+def score_each(shown: Sequence[dict[str, str]], around: Sequence[Surroundings], look: Look) -> Scores:
+    """Score pictures that have surroundings of their own each: the means of text and image alignment."""
+    each = [score([seen], where, look) for seen, where in zip(shown, around, strict=True)]
+    return Scores(sum(one.text for one in each) / len(each), sum(one.image for one in each) / len(each))
+
+
 def right_looks(shown: Sequence[dict[str, str]], look: Look) -> float:
     """Return the share of pictures that show all of a look."""
     return share([look.shown_in(seen) for seen in shown])

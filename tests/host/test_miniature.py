@@ -115,8 +115,7 @@ def test_trained_concepts_of_each_method_are_used_in_the_webui(miniature_host: W
 def test_pictures_show_a_trained_concept_and_all_of_the_prompt(miniature_host: WebUI, prompt: str, name: str) -> None:
     look = next(spec.look for spec in TRAINED if spec.name == name)
     wanted = look.values() | {"background": "snow", "companion": "ball", "accessory": "hat"}
-    seen = shown(miniature_host, prompt, 8, alignit=[True])
-    assert sum(one[key] == value for one in seen for key, value in wanted.items()) >= 0.9 * 8 * len(wanted)
+    assert right(miniature_host, prompt, wanted, align=True) >= 0.9 * 8 * len(wanted)
 
 
 def test_alignit_keeps_a_concept_and_its_prompt_where_the_concept_alone_loses_both(miniature_host: WebUI) -> None:
