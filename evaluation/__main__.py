@@ -22,9 +22,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from alignit.concept import ConceptFileError
+from alignit.concepts.concept import ConceptFileError
+from alignit.concepts.formats import load_concept
 from alignit.diffusers import AlignIT, AlignITError
-from alignit.formats import load_concept
 from evaluation.clip import CLIP, SEGMENTER, ClipScorer, Scorer, Segmenter
 from evaluation.errors import EvaluationError
 from evaluation.makers import DiffusersMaker, Maker, Settings, WebUIMaker

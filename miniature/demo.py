@@ -23,9 +23,9 @@ from typing import Any
 import torch
 from PIL import Image
 
-from alignit.concept import Concept, ConceptFileError, Family
+from alignit.concepts.concept import Concept, ConceptFileError, Family
+from alignit.concepts.formats import load_concept
 from alignit.diffusers import AlignIT, AlignITError
-from alignit.formats import load_concept
 from evaluation.errors import EvaluationError
 from evaluation.pipelines import load_pipeline
 from miniature.concepts import CONCEPTS, CONCEPTS_FOLDER, concept_file

@@ -17,7 +17,7 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from alignit.concept import ConceptFileError
+from alignit.concepts.concept import ConceptFileError
 from alignit.diffusers import AlignIT, AlignITError, AlignITWarning
 from miniature.concepts import CONCEPTS
 from miniature.demo import PROMPTS, DemoError, Settings, Subject, check_words, miniature_subjects, with_concept
@@ -54,7 +54,7 @@ class Studio:
             name: One of `subjects`.
             prompt: With {} where the concept stands.
             seed: A whole number.
-            controls: As in `alignit.controls`, for AlignIT's picture.
+            controls: As in `alignit.algorithm.controls`, for AlignIT's picture.
 
         Raises:
             DemoError, AlignITError, ConceptFileError: What cannot be made, and why.

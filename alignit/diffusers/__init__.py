@@ -8,9 +8,9 @@ image = aligned("a photo of <my-cat=cat> on the moon").images[0]
 
 from __future__ import annotations
 
-from alignit.concept import Concept, ConceptFileError
+from alignit.concepts.concept import Concept, ConceptFileError
+from alignit.concepts.formats import load_concept
 from alignit.diffusers.aligned import AlignIT
 from alignit.diffusers.errors import AlignITError, AlignITWarning
-from alignit.formats import load_concept
 
 __all__ = ["AlignIT", "AlignITError", "AlignITWarning", "Concept", "ConceptFileError", "load_concept"]

@@ -8,28 +8,28 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from alignit.attention_maps import AttentionMaps
-from alignit.concept import Concept, ModelShapes
-from alignit.controls import MAX_STRENGTH, Controls, ControlsError
-from alignit.diffusers.attention_maps import MapWatch
-from alignit.diffusers.concepts import Mention, Parts, Token, Vocabulary
-from alignit.diffusers.conditioning import Negative, condition, filler_tokens
-from alignit.diffusers.errors import AlignITError, AlignITWarning
-from alignit.diffusers.text import text_encoders
-from alignit.diffusers.unet import Sampling, check_projections, eager, layer_modules
-from alignit.injection import Injector
-from alignit.map_words import MapChoice
-from alignit.projections import (
-    Change,
+from alignit.algorithm.controls import MAX_STRENGTH, Controls, ControlsError
+from alignit.algorithm.injection import Injector
+from alignit.algorithm.projections import (
     ChangedAtConcepts,
     ChangedEverywhere,
     ProjectionHooks,
     needs_projections,
     row_strength,
 )
-from alignit.prompts import base_chunk, dummy_chunk
-from alignit.steps import StepRange
-from alignit.suggestions import noun_tokens, suggest_class_words
+from alignit.algorithm.prompts import base_chunk, dummy_chunk
+from alignit.algorithm.steps import StepRange
+from alignit.concepts.concept import Concept, ModelShapes
+from alignit.concepts.weight_change import Change
+from alignit.diffusers.attention_maps import MapWatch
+from alignit.diffusers.concepts import Mention, Parts, Token, Vocabulary
+from alignit.diffusers.conditioning import Negative, condition, filler_tokens
+from alignit.diffusers.errors import AlignITError, AlignITWarning
+from alignit.diffusers.text import text_encoders
+from alignit.diffusers.unet import Sampling, check_projections, eager, layer_modules
+from alignit.maps.attention_maps import AttentionMaps
+from alignit.maps.words import MapChoice
+from alignit.prompt.suggestions import noun_tokens, suggest_class_words
 
 
 class AlignIT:
@@ -89,8 +89,8 @@ class AlignIT:
                 extrapolates.
             concept_start: Fraction of the sampling steps before which nothing is injected.
             concept_end: Fraction of the sampling steps from which on nothing is injected.
-            concept_controls: More of this, as text (see `alignit.controls`): "keys; layers down mid". For one concept
-                it stands in the prompt, ``<my-cat=cat; 0.5; keys>``.
+            concept_controls: More of this, as text (see `alignit.algorithm.controls`): "keys; layers down mid". For one
+                concept it stands in the prompt, ``<my-cat=cat; 0.5; keys>``.
             arguments: The pipeline's own: num_inference_steps, guidance_scale, generator, image, and so on.
 
         Returns:
@@ -203,7 +203,7 @@ class AlignIT:
         """Record where in the pictures of the calls in the block the cross-attention looked at the prompt's words.
 
         Args:
-            words: Of which words, and in which layers and steps, as text (see `alignit.map_words`):
+            words: Of which words, and in which layers and steps, as text (see `alignit.maps.words`):
                 "cat, ball; down mid; steps 0-0.5". Empty: of every word.
 
         Yields:

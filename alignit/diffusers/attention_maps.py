@@ -1,4 +1,4 @@
-"""Attention maps of calls of a diffusers pipeline: see `alignit.attention_maps`."""
+"""Attention maps of calls of a diffusers pipeline: see `alignit.maps.attention_maps`."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from alignit.attention_maps import AttentionMaps, MappedText, Recorder
 from alignit.diffusers.concepts import Mention, Parts
 from alignit.diffusers.text import Target, TextEncoder
 from alignit.diffusers.unet import eager
-from alignit.map_words import MapChoice, bounded, names_of, words_of
-from alignit.syntax import name_key
+from alignit.maps.attention_maps import AttentionMaps, MappedText, Recorder
+from alignit.maps.words import MapChoice, bounded, names_of, words_of
+from alignit.prompt.syntax import name_key
 
 
 class MapWatch:
@@ -105,7 +105,7 @@ _END = "</w>"
 
 
 class _Vocabulary:
-    """A text encoder's, as `alignit.map_words` asks for it."""
+    """A text encoder's, as `alignit.maps.words` asks for it."""
 
     def __init__(self, encoder: TextEncoder) -> None:
         self._encoder = encoder

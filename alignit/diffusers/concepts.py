@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from alignit.class_words import ClassWordError, remembered
-from alignit.concept import Concept, EncoderPrefixes, TokenEmbedding
+from alignit.concepts.concept import Concept, EncoderPrefixes, TokenEmbedding
+from alignit.concepts.weight_change import Change
 from alignit.diffusers.errors import AlignITError
-from alignit.projections import Change
-from alignit.suggestions import class_word_after
-from alignit.syntax import (
+from alignit.prompt.class_words import ClassWordError, remembered
+from alignit.prompt.suggestions import class_word_after
+from alignit.prompt.syntax import (
     Mark,
     class_word_error,
     is_words,
@@ -56,7 +56,7 @@ class Mention:
         class_word: The class word's text.
         words: Text that is a part of the concept and follows its vectors: the class word in "<new1> cat" and, without
             vectors, in CatVersion; the concept itself where it is words.
-        options: How it is put in, as written (see `alignit.controls`).
+        options: How it is put in, as written (see `alignit.algorithm.controls`).
     """
 
     token: Token

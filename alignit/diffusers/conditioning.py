@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from alignit.conditioning import Injected, splice
+from alignit.algorithm.conditioning import Injected, splice
+from alignit.algorithm.prompts import base_chunk
 from alignit.diffusers.concepts import Parts, PlainMention
 from alignit.diffusers.errors import AlignITError
 from alignit.diffusers.text import Encoded, EncoderChange, Target, TextEncoder, text_encoders
-from alignit.prompts import base_chunk
 
 
 @dataclass(frozen=True)

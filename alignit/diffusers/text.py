@@ -13,11 +13,11 @@ from typing import Any, TypeAlias
 
 import torch
 
-from alignit.concept import EncoderPrefixes, TokenEmbedding
+from alignit.algorithm.prompts import Chunk, Span, TargetChunk
+from alignit.concepts.concept import EncoderPrefixes, TokenEmbedding
+from alignit.concepts.prefixes import prefixed
 from alignit.diffusers.concepts import Mention, Parts, PlainMention
 from alignit.diffusers.errors import AlignITError
-from alignit.prefixes import prefixed
-from alignit.prompts import Chunk, Span, TargetChunk
 
 Target: TypeAlias = TargetChunk[TokenEmbedding | None]
 EncoderChange: TypeAlias = tuple[EncoderPrefixes, ...]

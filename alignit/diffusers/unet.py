@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from alignit.controls import Controls
+from alignit.algorithm.controls import Controls
+from alignit.algorithm.injection import Injector
+from alignit.algorithm.projections import ChangedAtConcepts, ProjectionHooks
+from alignit.concepts.layer_names import layer_of
 from alignit.diffusers.errors import AlignITError
-from alignit.injection import Injector
-from alignit.layer_names import layer_of
-from alignit.projections import ChangedAtConcepts, ProjectionHooks
 
 _MEND = (
     "Unfuse the projections with pipe.unfuse_qkv_projections(), set the usual attention with "
@@ -20,7 +20,7 @@ _MEND = (
 
 
 def layer_modules(unet: Any) -> dict[str, Any]:
-    """Return a UNet's cross-attention key and value projections, by layer (see `alignit.layer_names`)."""
+    """Return a UNet's cross-attention key and value projections, by layer (see `alignit.concepts.layer_names`)."""
     # With a LoRA of PEFT in it, a projection is the base layer of a module in its place.
     return {
         layer: getattr(module, "base_layer", module)

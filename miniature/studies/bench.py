@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from alignit.concept import Concept
+from alignit.concepts.concept import Concept
 from alignit.diffusers import AlignIT, AlignITWarning
 from miniature.captions import PLACES, article
 from miniature.classifier import read_attributes

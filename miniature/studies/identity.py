@@ -13,7 +13,7 @@ import sys
 
 from PIL import Image
 
-from alignit.formats import load_concept
+from alignit.concepts.formats import load_concept
 from miniature.captions import article, describe
 from miniature.concepts import CONCEPTS, CONCEPTS_FOLDER, PROMPTS, concept_file
 from miniature.customization import METHODS

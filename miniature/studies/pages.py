@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from alignit.concept import ConceptFileError
+from alignit.concepts.concept import ConceptFileError
 from miniature.studies.bench import Bench
 from miniature.weights import FOLDER, WeightsError
 

@@ -20,9 +20,9 @@ from typing import Any
 
 import torch
 
+from alignit.concepts.formats import load_concept
+from alignit.concepts.weight_change import Change
 from alignit.diffusers.unet import layer_modules
-from alignit.formats import load_concept
-from alignit.projections import Change
 from miniature.concepts import CONCEPTS, CONCEPTS_FOLDER, concept_file
 from miniature.customization import METHODS
 from miniature.demo import Subject

@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 
-from alignit.concept import Concept, Dense, KeyValueWeights
+from alignit.concepts.concept import Concept, Dense, KeyValueWeights
+from alignit.concepts.formats import load_concept
+from alignit.concepts.weight_change import Change
 from alignit.diffusers.unet import layer_modules
-from alignit.formats import load_concept
-from alignit.projections import Change
 from miniature.concepts import CONCEPTS, CONCEPTS_FOLDER, concept_file
 from miniature.demo import Subject
 from miniature.studies.bench import Bench, surroundings

@@ -37,8 +37,8 @@ from typing import Any
 import torch
 from PIL import Image
 
-from alignit.concept import ConceptFileError
-from alignit.formats import load_concept
+from alignit.concepts.concept import ConceptFileError
+from alignit.concepts.formats import load_concept
 from evaluation.intervals import interval
 from evaluation.lines import add_line, read_lines
 from miniature.concepts import CONCEPTS, ConceptSpec, concept_file, train_concept

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alignit.conditioning import splice
-from alignit.prompts import Chunk, Span, TargetChunk, base_chunk
+from alignit.algorithm.conditioning import splice
+from alignit.algorithm.prompts import Chunk, Span, TargetChunk, base_chunk
 
 from . import reference
 from .reference import END, FILLER, START

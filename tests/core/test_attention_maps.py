@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from alignit.attention_maps import (
+from alignit.algorithm.controls import Layers
+from alignit.maps.attention_maps import (
     MappedText,
     NoMapError,
     Recorder,
@@ -21,9 +22,8 @@ from alignit.attention_maps import (
     newest_within,
     token_probabilities,
 )
-from alignit.controls import Layers
-from alignit.heat_pictures import overlay, sheet
-from alignit.map_words import MAX_TOKENS
+from alignit.maps.pictures import overlay, sheet
+from alignit.maps.words import MAX_TOKENS
 from tests.bilinear import enlarged
 
 HEADS, WIDTH, TOKENS = 3, 5, 11

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alignit.conditioning import Injected
-from alignit.injection import Injector
+from alignit.algorithm.conditioning import Injected
+from alignit.algorithm.injection import Injector
 
 
 class Recorder(torch.nn.Module):

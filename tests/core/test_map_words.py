@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import pytest
 
-from alignit.attention_maps import Token, Word
-from alignit.controls import ControlsError, Layers
-from alignit.map_words import MAX_TOKENS, MAX_WORDS, MapChoice, bounded, names_of, words_of
-from alignit.prompts import Chunk, Span, TargetChunk
-from alignit.steps import StepRange
+from alignit.algorithm.controls import ControlsError, Layers
+from alignit.algorithm.prompts import Chunk, Span, TargetChunk
+from alignit.algorithm.steps import StepRange
+from alignit.maps.attention_maps import Token, Word
+from alignit.maps.words import MAX_TOKENS, MAX_WORDS, MapChoice, bounded, names_of, words_of
 
 # Pieces of words as CLIP has them: </w> ends one.
 PIECES = ["<start>", "<end>", "a</w>", "cat</w>", "ball</w>", ",</w>", "tab", "by</w>", "golden</w>", "retriever</w>"]

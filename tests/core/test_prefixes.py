@@ -8,9 +8,9 @@ import pytest
 import torch
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from alignit.concept import Prefix
-from alignit.formats import load_concept
-from alignit.prefixes import prefixed
+from alignit.concepts.concept import Prefix
+from alignit.concepts.formats import load_concept
+from alignit.concepts.prefixes import prefixed
 from tests.core.reference import encode, encode_by_hand, padded, text_encoder
 
 PROMPT = padded([20, 5, 9, 31, 7])

@@ -12,12 +12,13 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-from alignit.concept import Dense, Factors, KeyValueWeights
-from alignit.conditioning import Injected
-from alignit.controls import Controls
-from alignit.injection import Injector
-from alignit.layer_names import layer_of
-from alignit.projections import Change, ChangedAtConcepts, ChangedEverywhere
+from alignit.algorithm.conditioning import Injected
+from alignit.algorithm.controls import Controls
+from alignit.algorithm.injection import Injector
+from alignit.algorithm.projections import ChangedAtConcepts, ChangedEverywhere
+from alignit.concepts.concept import Dense, Factors, KeyValueWeights
+from alignit.concepts.layer_names import layer_of
+from alignit.concepts.weight_change import Change
 
 from . import reference
 
@@ -358,7 +359,7 @@ def test_hooks_follow_a_changed_model_and_never_stay() -> None:
 
 
 def test_a_loaded_checkpoint_of_custom_diffusion_is_injected_as_its_authors_would_load_it(tmp_path: Path) -> None:
-    from alignit.formats import load_concept  # noqa: PLC0415
+    from alignit.concepts.formats import load_concept  # noqa: PLC0415
 
     weights = customised()
     file = tmp_path / "delta_epoch=000004.ckpt"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from alignit.suggestions import class_nouns, noun_tokens, suggest_class_words
+from alignit.prompt.suggestions import class_nouns, noun_tokens, suggest_class_words
 
 
 def tokenize(texts):

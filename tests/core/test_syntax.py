@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alignit.class_words import (
+from alignit.prompt.class_words import (
     ClassWordError,
     ClassWords,
     format_class_words,
@@ -18,7 +18,7 @@ from alignit.class_words import (
     remembered,
     with_class_word,
 )
-from alignit.syntax import Mark, class_word_error, split, without_class_words
+from alignit.prompt.syntax import Mark, class_word_error, split, without_class_words
 
 
 @given(st.text(alphabet="<>=: ab,([|])\n", max_size=40))

@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from alignit.attention_maps import AttentionMaps
 from alignit.diffusers import AlignIT, AlignITError, AlignITWarning
+from alignit.maps.attention_maps import AttentionMaps
 from tests.bilinear import enlarged
 from tests.diffusers.conftest import Model
 from tests.diffusers.reference import Injection, pictures, reference

@@ -14,8 +14,8 @@ import torch
 from diffusers.models.attention_processor import CustomDiffusionAttnProcessor
 from safetensors.torch import save_file
 
-from alignit.class_words import remember
 from alignit.diffusers import AlignIT, AlignITError, AlignITWarning, ConceptFileError, load_concept
+from alignit.prompt.class_words import remember
 from tests.diffusers.conftest import PREFIX_LAYERS, Model
 from tests.diffusers.pipelines import WIDTH
 from tests.diffusers.reference import pictures

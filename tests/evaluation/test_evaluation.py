@@ -21,8 +21,8 @@ pytest.importorskip("diffusers")
 
 from transformers import AutoProcessor, CLIPModel
 
+from alignit.concepts.formats import load_concept
 from alignit.diffusers import AlignIT
-from alignit.formats import load_concept
 from evaluation.__main__ import main, read_pictures
 from evaluation.clip import ClipScorer, Scores, Segmenter
 from evaluation.errors import EvaluationError

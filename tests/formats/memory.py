@@ -20,8 +20,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from alignit.concept import ConceptFileError
-from alignit.formats import load_concept
+from alignit.concepts.concept import ConceptFileError
+from alignit.concepts.formats import load_concept
 from tests.formats.writers import hide, random, webui_embedding
 
 ROOT = Path(__file__).parents[2]

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from alignit.concept import ConceptFileError, Family
-from alignit.formats import load_concept
+from alignit.concepts.concept import ConceptFileError, Family
+from alignit.concepts.formats import load_concept
 from tests.formats.writers import WIDTH, adapter, bottleneck, random, save_adapter
 
 LAYERS = (9, 10, 11)

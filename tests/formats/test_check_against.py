@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from alignit.concept import Concept, ConceptFileError, ModelShapes
-from alignit.formats import load_concept
+from alignit.concepts.concept import Concept, ConceptFileError, ModelShapes
+from alignit.concepts.formats import load_concept
 from tests.formats.writers import OUT, SD1, WIDTH, ldm_delta, random, save_adapter, save_webui_delta, weights
 
 MODEL = ModelShapes({"clip_l": WIDTH}, {ldm: (OUT, WIDTH) for ldm, _ in SD1}, 12)

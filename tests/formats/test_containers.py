@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from alignit.concept import ConceptFileError
-from alignit.formats import load_concept
-from alignit.formats.contents import TensorPath, open_contents
+from alignit.concepts.concept import ConceptFileError
+from alignit.concepts.formats import load_concept
+from alignit.concepts.formats.contents import TensorPath, open_contents
 from tests.formats.writers import (
     adapter,
     diffusers_weights,

@@ -9,10 +9,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from alignit import formats
-from alignit.concept import Concept, ConceptFileError, Dense, Factors, Family
-from alignit.formats import Outline, contents, read_outline
-from alignit.formats.source import Source
+from alignit.concepts import formats
+from alignit.concepts.concept import Concept, ConceptFileError, Dense, Factors, Family
+from alignit.concepts.formats import Outline, contents, read_outline
+from alignit.concepts.formats.source import Source
 from tests.formats.writers import (
     LAYER_COUNT,
     OUT,

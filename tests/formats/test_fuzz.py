@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from alignit.concept import Concept, ConceptFileError
-from alignit.formats import load_concept, read_outline
+from alignit.concepts.concept import Concept, ConceptFileError
+from alignit.concepts.formats import load_concept, read_outline
 from tests.formats.test_hostile import number, safetensors, tensor, text, torch_zip
 from tests.formats.writers import (
     SD1,

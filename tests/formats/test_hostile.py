@@ -23,9 +23,9 @@ import pytest
 import torch
 from PIL import Image, PngImagePlugin
 
-from alignit.concept import ConceptFileError
-from alignit.formats import load_concept
-from alignit.formats.torch_files import LEGACY_MAGIC
+from alignit.concepts.concept import ConceptFileError
+from alignit.concepts.formats import load_concept
+from alignit.concepts.formats.torch_files import LEGACY_MAGIC
 from tests.formats import memory
 from tests.formats.writers import random, with_pixels
 

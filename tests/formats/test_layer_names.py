@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from alignit.layer_names import diffusers_name, layer_of, partner_of
+from alignit.concepts.layer_names import diffusers_name, layer_of, partner_of
 from tests.formats.writers import REFINER, SD1, SDXL
 
 MODELS = {"SD1": (SD1, 32), "SDXL": (SDXL, 140), "refiner": (REFINER, 88)}

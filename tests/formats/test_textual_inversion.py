@@ -10,8 +10,8 @@ import torch
 from PIL import Image, features
 from safetensors.torch import save_file
 
-from alignit.concept import Concept, ConceptFileError, Family
-from alignit.formats import load_concept
+from alignit.concepts.concept import Concept, ConceptFileError, Family
+from alignit.concepts.formats import load_concept
 from tests.formats.writers import hide, original_embedding, random, webui_embedding, with_text_chunk
 
 ONE, TWO = random(16, seed=1), random(3, 16, seed=2)

@@ -44,7 +44,7 @@ def test_script_info_lists_the_documented_arguments_in_both_tabs(host: WebUI) ->
 
 def test_documented_arguments_are_those_of_the_code() -> None:
     sys.path.insert(0, str(ALIGNIT))
-    from alignit.webui.arguments import Arguments  # noqa: PLC0415
+    from alignit.webui.generation.arguments import Arguments  # noqa: PLC0415
 
     table = [line for line in (ALIGNIT / "docs" / "api.md").read_text(encoding="utf8").splitlines() if "| `" in line]
     documented = [line.split("`")[1] for line in table if line.split("|")[1].strip().isdigit()]

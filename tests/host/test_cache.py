@@ -54,7 +54,7 @@ def opened(host: WebUI, file: str) -> int:
 
 
 def concepts_alive(host: WebUI) -> int:
-    return host.state(objects=True)["objects"]["alignit"].get("alignit.concept.Concept", 0)  # type: ignore[no-any-return]
+    return host.state(objects=True)["objects"]["alignit"].get("alignit.concepts.concept.Concept", 0)  # type: ignore[no-any-return]
 
 
 def test_a_file_is_read_once_for_all_generations(host: WebUI, deltas: Path) -> None:  # noqa: ARG001

@@ -279,8 +279,8 @@ def test_nothing_is_left_behind(host: WebUI) -> None:
     for seed in range(2):
         compare(host, seed=seed, **HIRES)
     assert host.state(objects=True)["objects"] == objects
-    assert "alignit.webui.compare.Comparison" not in objects["alignit"]
-    assert "alignit.webui.job.Job" not in objects["alignit"]
+    assert "alignit.webui.generation.compare.Comparison" not in objects["alignit"]
+    assert "alignit.webui.generation.job.Job" not in objects["alignit"]
 
 
 def test_one_encoding_for_each_way_and_no_more(host: WebUI) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from alignit.layer_names import diffusers_name, layer_of
+from alignit.concepts.layer_names import diffusers_name, layer_of
 from tests.formats.writers import compressed, save_webui_delta
 from tests.host.make_checkpoints import G_WIDTH, L_WIDTH
 from tests.host.test_deltas import LDM, note, same

@@ -24,8 +24,8 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig
 
-from alignit.class_words import format_class_words
 from alignit.diffusers import AlignIT, load_concept
+from alignit.prompt.class_words import format_class_words
 from miniature.model import BETA_END, text_config
 from tests.formats.writers import save_adapter
 from tests.host.make_checkpoints import (

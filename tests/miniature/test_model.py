@@ -16,9 +16,9 @@ from safetensors.torch import load_file
 
 pytest.importorskip("diffusers", reason="pip install -e '.[miniature]'")
 
-from alignit.concept import Family
-from alignit.formats import load_concept
-from alignit.layer_names import layer_of
+from alignit.concepts.concept import Family
+from alignit.concepts.formats import load_concept
+from alignit.concepts.layer_names import layer_of
 from miniature import concepts, export
 from miniature.classifier import Classifier, read_attributes
 from miniature.customization import METHODS, CatVersion, Customized, TextualInversion, _prefixed_attention, save_pickle

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 pytest.importorskip("diffusers")
 
-from alignit.controls import Controls
-from alignit.formats import load_concept
+from alignit.algorithm.controls import Controls
+from alignit.concepts.formats import load_concept
 from miniature.concepts import CONCEPTS, CONCEPTS_FOLDER, concept_file
 from miniature.customization import METHODS
 from miniature.demo import Subject

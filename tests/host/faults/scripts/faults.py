@@ -7,23 +7,23 @@ from typing import Any
 import gradio as gr
 from modules import prompt_parser, scripts, shared
 
-import alignit.injection
-import alignit.webui.compare
-import alignit.webui.concepts
-import alignit.webui.embeddings
-import alignit.webui.encoders
-import alignit.webui.job
+import alignit.algorithm.injection
+import alignit.webui.generation.compare
+import alignit.webui.generation.concepts
+import alignit.webui.generation.job
+import alignit.webui.host.embeddings
+import alignit.webui.host.encoders
 
 PLACES = {
-    "splice": (alignit.webui.encoders, "splice"),
-    "read": (alignit.webui.concepts.Concepts, "read"),
-    "find_embedding": (alignit.webui.embeddings, "_by_name"),
-    "watch": (alignit.injection.Injector, "watch"),
-    "job": (alignit.webui.job.Job, "__init__"),
-    "prompts": (alignit.webui.compare, "has_concepts"),
-    "batch": (alignit.webui.compare.Comparison, "_enter"),
-    "grid": (alignit.webui.compare, "_grid"),
-    "end_of_pass": (alignit.webui.job.Job, "_end_pass"),
+    "splice": (alignit.webui.host.encoders, "splice"),
+    "read": (alignit.webui.generation.concepts.Concepts, "read"),
+    "find_embedding": (alignit.webui.host.embeddings, "_by_name"),
+    "watch": (alignit.algorithm.injection.Injector, "watch"),
+    "job": (alignit.webui.generation.job.Job, "__init__"),
+    "prompts": (alignit.webui.generation.compare, "has_concepts"),
+    "batch": (alignit.webui.generation.compare.Comparison, "_enter"),
+    "grid": (alignit.webui.generation.compare, "_grid"),
+    "end_of_pass": (alignit.webui.generation.job.Job, "_end_pass"),
 }
 originals: dict[str, Any] = {}
 

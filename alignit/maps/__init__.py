@@ -1,0 +1,1 @@
+"""Attention maps: where in a picture the model looked for a word."""

@@ -1,0 +1,1 @@
+"""A prompt's text and what stands beside concepts' files: names, class words, marks."""

@@ -1,0 +1,68 @@
+"""AlignIT in a picture's info: everything that is needed to make it again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from modules import sd_hijack, shared
+
+from alignit.prompt.class_words import format_class_words
+from alignit.webui.generation.arguments import Arguments, infotext_key
+from alignit.webui.generation.concepts import Found
+from alignit.webui.generation.notes import INFOTEXT_KEY
+
+SUGGESTED_KEY = "AlignIT suggested"
+_HASHES_KEY = "TI hashes"
+_ARGUMENTS = ("class_words", "strength", "start", "end", "controls")
+
+
+def take_info(p: Any) -> dict[str, str]:
+    """Remove what was noted for a generation, and return it; X/Y/Z plot hands the dict on from cell to cell."""
+    params = p.extra_generation_params
+    keys = (*map(infotext_key, _ARGUMENTS), INFOTEXT_KEY, SUGGESTED_KEY)
+    return {key: params.pop(key) for key in keys if key in params}
+
+
+def write_info(p: Any, arguments: Arguments, found: Mapping[str, Found]) -> None:
+    """Note the arguments of a generation, with the class words that are in use from wherever they came.
+
+    Args:
+        p: The host's processing object.
+        arguments: The generation's arguments.
+        found: The concepts that were injected, by name.
+    """
+    params = p.extra_generation_params
+    for name in _ARGUMENTS:
+        if name != "controls" or arguments.controls:
+            params[infotext_key(name)] = f"{getattr(arguments, name)}"
+    words = {
+        name: "; ".join(part for part in (item.concept.class_word, item.options) if part)
+        for name, item in found.items()
+    }
+    params[infotext_key("class_words")] = format_class_words(words)
+    suggested = [name for name, item in found.items() if item.source == "suggested"]
+    if suggested:
+        params[SUGGESTED_KEY] = ", ".join(suggested)
+    if getattr(shared.opts, "textual_inversion_add_hashes_to_infotext", False):
+        _write_hashes(found)
+
+
+def tidy_hashes(p: Any) -> None:
+    """Keep each embedding's hash once: the host notes them anew for each text that it encodes."""
+    hashes = p.extra_generation_params.get(_HASHES_KEY)
+    if hashes:
+        p.extra_generation_params[_HASHES_KEY] = ", ".join(dict.fromkeys(hashes.split(", ")))
+
+
+def _write_hashes(found: Mapping[str, Found]) -> None:
+    # The host notes the hash of each embedding that it encodes; it sees the class word in the place of ours.
+    params = sd_hijack.model_hijack.extra_generation_params
+    entries = [entry for entry in params.get(_HASHES_KEY, "").split(", ") if entry]
+    for name, item in found.items():
+        shorthash = getattr(item.concept.embedding, "shorthash", None)
+        entry = f"{name.replace(':', '').replace(',', '')}: {shorthash}"
+        if shorthash and entry not in entries:
+            entries.append(entry)
+    if entries:
+        params[_HASHES_KEY] = ", ".join(entries)

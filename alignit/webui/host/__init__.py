@@ -1,0 +1,1 @@
+"""The WebUI as AlignIT sees it."""

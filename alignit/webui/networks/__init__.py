@@ -1,0 +1,1 @@
+"""The networks that AlignIT adds to prompts, ``<keyword:...>``."""

@@ -1,0 +1,1 @@
+"""What the user sees and calls: panel, tabs, axes, API."""

@@ -1,0 +1,279 @@
+"""AlignIT's own JSON API, beside the WebUI's: concepts, what a prompt becomes, and the last attention maps.
+
+Its schema stands in the WebUI's ``/docs``. It is there with the WebUI's own API, ``--api``, behind the same password.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import asdict
+from enum import Enum
+from typing import Any
+
+from fastapi import FastAPI, HTTPException, Query, Request
+from modules import shared
+from modules.call_queue import queue_lock
+from pydantic import BaseModel, Extra, Field
+
+from alignit.algorithm.controls import ControlsError, Layers
+from alignit.maps.attention_maps import HeatMap, NoMapError
+from alignit.maps.pictures import grey
+from alignit.prompt.class_words import remembered_or_none
+from alignit.webui.generation.inspection import InspectionError, inspect_prompt
+from alignit.webui.generation.maps import KEPT, KeptPicture
+from alignit.webui.host.embeddings import all_embeddings
+from alignit.webui.networks.catversion import ADAPTERS
+from alignit.webui.networks.deltas import DELTAS
+
+_PREFIX = "/alignit/v1"
+_MAX_TEXT = 100_000  # characters; the host has no use for longer prompts, and would take minutes to read one
+_FILES = (DELTAS, "Custom Diffusion", "<delta:{}:1>"), (ADAPTERS, "CatVersion", "<catversion:{}>")
+
+
+class InstalledConcept(BaseModel):  # type: ignore[misc]
+    """A concept that is installed."""
+
+    name: str = Field(title="Name", description="How it is named in prompts")
+    method: str = Field(title="Method", description="textual inversion, Custom Diffusion or CatVersion")
+    prompt: str = Field(title="Prompt", description="What to write into a prompt")
+    class_word: str | None = Field(title="Class word", description="The class word remembered with it")
+    fits: bool | None = Field(title="Fits", description="Whether it fits the loaded model; null: known once it is used")
+
+
+class Prompt(BaseModel):  # type: ignore[misc]
+    """A prompt to look at."""
+
+    class Config:
+        """What pydantic is told."""
+
+        extra = Extra.forbid
+
+    prompt: str = Field(title="Prompt", description="As it would be sent to txt2img", max_length=_MAX_TEXT)
+    class_words: str = Field("", title="Class words", description="As the script's argument", max_length=_MAX_TEXT)
+    controls: str = Field("", title="Controls", description="As the script's argument", max_length=_MAX_TEXT)
+
+
+class SeenConcept(BaseModel):  # type: ignore[misc]
+    """A concept that a prompt holds."""
+
+    name: str
+    method: str = Field(description="textual inversion, Custom Diffusion, CatVersion or words")
+    class_word: str
+    source: str = Field(description="Where the class word is from: prompt, panel, remembered, suggested or file")
+    vectors: int = Field(description="How many token vectors it has")
+    options: str = Field(description="Its options, as written")
+
+
+class SeenChunk(BaseModel):  # type: ignore[misc]
+    """A chunk of a text as tokens, in the order of their rows; the start token is row 0."""
+
+    base: list[str] = Field(description="The base prompt")
+    dummies: dict[str, list[str]] = Field(description="The dummy prompt of each concept")
+    rows: dict[str, list[int]] = Field(description="The rows at which each concept is put in")
+
+
+class Inspection(BaseModel):  # type: ignore[misc]
+    """What a prompt holds."""
+
+    concepts: list[SeenConcept]
+    texts: dict[str, list[SeenChunk]] = Field(
+        description="The chunks of each text that is encoded for the prompt, over AND and prompt editing"
+    )
+    suggestions: dict[str, list[str]] = Field(description="The nearest nouns to each concept without a class word")
+    notes: list[str] = Field(description="What is in the way, and what to do about it")
+
+
+class MapFormat(str, Enum):
+    """How a map is sent."""
+
+    PNG = "png"
+    VALUES = "values"
+
+
+class SeenToken(BaseModel):  # type: ignore[misc]
+    """A token of a word."""
+
+    text: str
+    row: int = Field(description="Its row of the conditioning; row 0 is the first chunk's start token")
+
+
+class WordMap(BaseModel):  # type: ignore[misc]
+    """The attention map of a word, or of a token of it."""
+
+    word: str
+    tokens: list[SeenToken]
+    peak: float = Field(description="The greatest probability in the map")
+    mean: float = Field(description="The mean probability")
+    png: str | None = Field(description="The map in base64: PNG, grey, from black at its least to white at its peak")
+    values: list[list[float]] | None = Field(description="The probabilities, row by row: height lists of width numbers")
+
+
+class PictureMaps(BaseModel):  # type: ignore[misc]
+    """The attention maps of a picture."""
+
+    picture: int = Field(description="Its number in the generation, from 0")
+    prompt: str
+    seed: int
+    infotext: str = Field(description="Its info text, which says how it was made")
+    height: int = Field(description="Height of the maps: that of the latent picture")
+    width: int
+    layers: list[str] = Field(description="The blocks of the UNet in which the attention was recorded")
+    maps: list[WordMap]
+
+
+class LastMaps(BaseModel):  # type: ignore[misc]
+    """The attention maps of the last generation that had them on."""
+
+    pictures: list[PictureMaps]
+
+
+def add_routes(_demo: Any, app: FastAPI) -> None:
+    """Add the routes; the host calls this once its application has started."""
+    if not getattr(shared.cmd_opts, "api", False):
+        return
+    dependencies = _authentication(app)
+    app.add_api_route(
+        f"{_PREFIX}/concepts",
+        concepts,
+        methods=["GET"],
+        response_model=list[InstalledConcept],
+        dependencies=dependencies,
+        tags=["AlignIT"],
+        summary="List the concepts that are installed",
+    )
+    app.add_api_route(
+        f"{_PREFIX}/inspect",
+        inspect,
+        methods=["POST"],
+        response_model=Inspection,
+        dependencies=dependencies,
+        tags=["AlignIT"],
+        summary="Look at a prompt: its concepts, their class words, base and dummy prompts as tokens",
+    )
+    app.add_api_route(
+        f"{_PREFIX}/attention-maps",
+        attention_maps,
+        methods=["GET"],
+        response_model=LastMaps,
+        dependencies=dependencies,
+        tags=["AlignIT"],
+        summary="Get the attention maps of the last generation that had them on",
+        responses={
+            404: {"description": "There are none, or not of this picture, word or layer; the detail says which"}
+        },
+    )
+
+
+def concepts() -> list[InstalledConcept]:
+    """List the embeddings, Custom Diffusion files and CatVersion adapters that are installed."""
+    found = [
+        InstalledConcept(
+            name=embedding.name,
+            method="textual inversion",
+            prompt=embedding.name,
+            class_word=remembered_or_none(embedding.filename),
+            fits=fits,
+        )
+        for embedding, fits in all_embeddings()
+    ]
+    for library, method, prompt in (
+        (DELTAS, "Custom Diffusion", "<delta:{}:1>"),
+        (ADAPTERS, "CatVersion", "<catversion:{}>"),
+    ):
+        found += [
+            InstalledConcept(
+                name=name, method=method, prompt=prompt.format(name), class_word=remembered_or_none(path), fits=None
+            )
+            for name, path in library.named().items()
+        ]
+    return found
+
+
+def inspect(request: Prompt) -> dict[str, Any]:
+    """Look at a prompt as a generation would, without making a picture."""
+    try:
+        # The text encoder's state is a global of the host, and a generation may be at it.
+        with queue_lock:
+            return asdict(inspect_prompt(request.prompt, request.class_words, request.controls))
+    except (InspectionError, ControlsError) as error:
+        raise HTTPException(422, f"AlignIT: {error}") from None
+
+
+_FORMAT = Query(MapFormat.PNG, alias="format", description="png or values")
+
+
+def attention_maps(
+    request: Request,
+    picture: int | None = Query(None, ge=0, description="Number of the picture in the generation; all without it"),
+    word: str | None = Query(None, max_length=1000, description="Words, with commas between them; all without it"),
+    layers: str = Query("", max_length=1000, description="Of the layers that were recorded: down mid, /2, in04"),
+    tokens: bool = Query(False, description="A map for each token, and not for each word"),
+    map_format: MapFormat = _FORMAT,
+) -> LastMaps:
+    """Get the attention maps of the last generation that had them on."""
+    known = ("picture", "word", "layers", "tokens", "format")
+    unknown = [name for name in request.query_params if name not in known]
+    if unknown:
+        raise HTTPException(422, f"AlignIT: there is no parameter '{unknown[0]}': there are {', '.join(known)}")
+    kept = KEPT.pictures
+    if not kept:
+        raise HTTPException(404, "AlignIT: there are no attention maps yet: make a picture with attention_maps on")
+    if picture is not None and picture not in kept:
+        numbers = ", ".join(map(str, kept))
+        raise HTTPException(
+            404, f"AlignIT: there are no attention maps of picture {picture}: there are those of {numbers}"
+        )
+    chosen = kept if picture is None else {picture: kept[picture]}
+    try:
+        in_layers = Layers.parse(layers) if layers.strip() else None
+        words = None if word is None else [part.strip() for part in word.split(",") if part.strip()]
+        return LastMaps(
+            pictures=[
+                _picture_maps(number, item, words, in_layers, tokens, map_format) for number, item in chosen.items()
+            ]
+        )
+    except ControlsError as error:
+        raise HTTPException(422, f"AlignIT: {error}") from None
+    except NoMapError as error:
+        raise HTTPException(404, f"AlignIT: {error}") from None
+
+
+def _picture_maps(
+    number: int, kept: KeptPicture, words: list[str] | None, layers: Layers | None, tokens: bool, map_format: MapFormat
+) -> PictureMaps:
+    maps = kept.maps
+    found: list[HeatMap] = []
+    for word in maps.words if words is None else words:
+        found += maps.token_maps(word, layers) if tokens else [maps.heat_map(word, layers)]
+    height, width = maps.size
+    return PictureMaps(
+        picture=number,
+        prompt=kept.prompt,
+        seed=kept.seed,
+        infotext=kept.infotext,
+        height=height,
+        width=width,
+        layers=[place.block for place in maps.places if layers is None or layers.include_place(place)],
+        maps=[_word_map(item, map_format) for item in found],
+    )
+
+
+def _word_map(heat_map: HeatMap, map_format: MapFormat) -> WordMap:
+    png = io.BytesIO()
+    if map_format is MapFormat.PNG:
+        grey(heat_map.relative).save(png, "png")
+    return WordMap(
+        word=heat_map.word,
+        tokens=[SeenToken(text=token.text, row=token.row) for token in heat_map.tokens],
+        peak=heat_map.peak,
+        mean=float(heat_map.values.mean()),
+        png=base64.b64encode(png.getvalue()).decode() if png.getvalue() else None,
+        values=heat_map.values.tolist() if map_format is MapFormat.VALUES else None,
+    )
+
+
+def _authentication(app: FastAPI) -> list[Any]:
+    """Return what the host's own routes depend on: the password of --api-auth, where one is set."""
+    route = next((route for route in app.router.routes if getattr(route, "path", "") == "/sdapi/v1/options"), None)
+    return list(getattr(route, "dependencies", []))
