@@ -123,7 +123,11 @@ def _field(name: str) -> dataclasses.Field[Any]:
     return next(item for item in dataclasses.fields(Arguments) if item.name == name)
 
 
-_TEXTS = {"class_words": ClassWords, "controls": Controls().with_options, "map_words": MapChoice.parse}
+_TEXTS = {
+    "class_words": lambda text: ClassWords(text, Controls().with_options),
+    "controls": Controls().with_options,
+    "map_words": MapChoice.parse,
+}
 
 
 def _checked(name: str, value: Any) -> Any:

@@ -195,7 +195,8 @@ def look_at(prompt: str, class_words: str, controls: str = "") -> Look:
         raise InspectionError("No model is loaded yet; make a picture first.")
     notes: list[str] = []
     try:
-        concepts = Concepts(ClassWords(class_words), Controls().with_options(controls), notes.append)
+        words = ClassWords(class_words, Controls().with_options)
+        concepts = Concepts(words, Controls().with_options(controls), notes.append)
         (prompt,), networks = extra_networks.parse_prompts([prompt])
         concepts.networks = read_networks(networks, notes.append)
         texts = list(_texts(prompt))

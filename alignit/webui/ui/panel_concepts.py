@@ -128,7 +128,7 @@ def _is_malformed(class_words: str, controls: str) -> bool:
     try:
         if max(len(class_words), len(controls)) > MAX_TEXT:
             return False
-        ClassWords(class_words)
+        ClassWords(class_words, Controls().with_options)
         Controls().with_options(controls)
     except (ClassWordError, ControlsError):
         return True
