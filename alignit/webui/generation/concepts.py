@@ -359,7 +359,7 @@ def no_class_word(name: str, nearest: Sequence[str]) -> str:
 
 def _of_adapter(adapter: Adapter, word: str | None) -> Concept:
     word = word or ""
-    return Concept(adapter.name, word, None, encoder_change=adapter.prefixes, words=word, filename=adapter.filename)
+    return Concept(adapter.name, word, None, encoder_change=adapter.encoder_change, words=word, filename=adapter.filename)
 
 
 class PlainDeltas:

@@ -9,10 +9,10 @@ encode them, and writes the rows of the dummy prompts into the result.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from modules import sd_hijack_open_clip, shared
@@ -21,8 +21,7 @@ from alignit.algorithm.conditioning import Injected, splice
 from alignit.algorithm.controls import Controls
 from alignit.algorithm.projections import row_strength
 from alignit.algorithm.prompts import Chunk, Span, TargetChunk, base_chunk
-from alignit.concepts.concept import EncoderPrefixes
-from alignit.concepts.prefixes import prefixed
+from alignit.concepts.concept import EncoderChange
 from alignit.concepts.weight_change import Change
 from alignit.patches import replaced
 from alignit.prompt.syntax import Mark
@@ -56,7 +55,7 @@ class Concept:
     class_word: str
     embedding: Any
     change: Change | None = None
-    encoder_change: EncoderPrefixes | None = None
+    encoder_change: EncoderChange | None = None
     words: str = ""
     controls: Controls = field(default=Controls())
     filename: str | None = None
@@ -393,11 +392,10 @@ def _host_chunks(chunks: Sequence[Any], targets: Sequence[TargetChunk[Any]]) -> 
 def _encode(encoder: Any, chunk: Chunk[Any]) -> torch.Tensor:
     """Encode a dummy prompt's chunk, [77, width], as the host would encode that prompt on its own."""
     hijack = encoder.hijack
-    change = chunk.encoder_change
-    prefixes = change.layers if isinstance(change, EncoderPrefixes) else {}
+    change = cast("EncoderChange | None", chunk.encoder_change)
     hijack.fixes = [[(row - 1, embedding) for row, embedding in chunk.embeddings]]
     try:
-        with prefixed(clip_layers(encoder), prefixes):
+        with change.applied(clip_layers(encoder)) if change is not None else nullcontext():
             rows: torch.Tensor = encoder.process_tokens([list(chunk.tokens)], [list(chunk.multipliers)])[0]
     finally:
         # A global of the host: left set, the next text would get these vectors.

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from alignit.concepts.concept import ConceptFileError, EncoderPrefixes
+from alignit.concepts.concept import ConceptFileError, EncoderChange
 from alignit.concepts.formats.catversion import adapter_name
 from alignit.prompt.syntax import name_key
 from alignit.webui.host.settings import catversion_folder
@@ -25,13 +25,13 @@ class Adapter:
 
     Attributes:
         name: Its name in ``<catversion:NAME>``.
-        prefixes: Its change of the text encoder.
+        encoder_change: Its change of the text encoder.
         class_words: Class words that its file's place suggests, the likeliest first: "colorful teapot", "teapot".
         filename: Its file.
     """
 
     name: str
-    prefixes: EncoderPrefixes
+    encoder_change: EncoderChange
     class_words: tuple[str, ...]
     filename: str
 
@@ -60,6 +60,6 @@ def load_adapter(name: str, arguments: Sequence[str], say: Callable[[str], None]
             f"Write <{NETWORK}:{name}>, and set AlignIT's strength in the panel",
         )
     concept = load_fitting(path, say)
-    if concept.prefixes is None:
+    if concept.encoder_change is None:
         raise ConceptFileError(path, "changes no text encoder", "Put it into the folder of its own kind")
-    return Adapter(name, concept.prefixes, concept.likely_class_words, str(path))
+    return Adapter(name, concept.encoder_change, concept.likely_class_words, str(path))

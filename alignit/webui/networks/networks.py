@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 from modules import extra_networks
 
 from alignit.concepts.concept import ConceptFileError
-from alignit.concepts.prefixes import prefixed
 from alignit.concepts.weight_change import Change
 from alignit.prompt.syntax import Mark, name_key
 from alignit.webui.host.embeddings import embedding_names, find_embedding_name
@@ -56,7 +55,7 @@ class Active:
         """Let the model's text encoder be CatVersion's for the length of a block, for whole prompts."""
         with ExitStack() as block:
             for adapter in self.adapters:
-                block.enter_context(prefixed(clip_layers(text_encoders(sd_model)[0]), adapter.prefixes.layers))
+                block.enter_context(adapter.encoder_change.applied(clip_layers(text_encoders(sd_model)[0])))
             yield
 
     def plain_text(self, mark: Mark) -> str | None:
