@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 
-from alignit.diffusers.concepts import Mention, Parts
+from alignit.diffusers.concepts import Parts
 from alignit.diffusers.text import Target, TextEncoder
 from alignit.diffusers.unet import eager
 from alignit.maps.attention_maps import AttentionMaps, MappedText, Recorder
 from alignit.maps.words import MapChoice, bounded, names_of, words_of
+from alignit.prompt.resolve import Mention
 from alignit.prompt.syntax import name_key
 
 
@@ -87,9 +88,7 @@ class MapWatch:
 
     def _text(self, encoder: TextEncoder, parts: Parts, alone: Sequence[str]) -> tuple[str, Any]:
         chunks = encoder.target_chunks(parts)
-        words = {
-            part.token.name: part.class_word for part in parts if isinstance(part, Mention) and part.token.name in alone
-        }
+        words = {part.name: part.class_word for part in parts if isinstance(part, Mention) and part.name in alone}
         names = [names_of(chunk, _embeddings(chunk), words) for chunk in chunks]
         found = words_of(chunks, names, _Vocabulary(encoder), self._choice.words)
         return encoder.text_of(chunks[0].chunk, chunks[0].text_stop), bounded(found)

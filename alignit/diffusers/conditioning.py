@@ -10,9 +10,10 @@ import torch
 
 from alignit.algorithm.conditioning import Injected, splice
 from alignit.algorithm.prompts import base_chunk
-from alignit.diffusers.concepts import Parts, PlainMention
+from alignit.diffusers.concepts import Parts
 from alignit.diffusers.errors import AlignITError
-from alignit.diffusers.text import Encoded, EncoderChange, Target, TextEncoder, text_encoders
+from alignit.diffusers.text import Encoded, EncoderChanges, Target, TextEncoder, text_encoders
+from alignit.prompt.resolve import PlainMention
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def condition(
         AlignITError: A concept does not fit into a chunk, or the text encoders do not agree on its place.
     """
     encoders = text_encoders(pipe)
-    targets = [[encoder.target_chunks(parts, _change(parts)) for parts in prompts] for encoder in encoders]
+    targets = [[encoder.target_chunks(parts, _changes(parts)) for parts in prompts] for encoder in encoders]
     count = _longest(targets)
     negatives = None
     if count > 1 or (negative and any(isinstance(part, PlainMention) for parts in negative.parts for part in parts)):
@@ -118,10 +119,10 @@ def filler_tokens(encoder: TextEncoder, filler: Callable[[str], str]) -> Callabl
     return token
 
 
-def _change(parts: Parts) -> EncoderChange:
-    """Return the change of the text encoder for all of a prompt: CatVersion's own way."""
-    plain = [part.token.prefixes for part in parts if isinstance(part, PlainMention)]
-    return tuple(dict.fromkeys(prefixes for prefixes in plain if prefixes is not None))
+def _changes(parts: Parts) -> EncoderChanges:
+    """Return the changes of the text encoder for all of a prompt: CatVersion's own way."""
+    plain = [part.item.encoder_change for part in parts if isinstance(part, PlainMention) and part.item is not None]
+    return tuple(dict.fromkeys(change for change in plain if change is not None))
 
 
 def _longest(batches: Sequence[Sequence[Sequence[Target]]]) -> int:
