@@ -5,7 +5,7 @@ Nothing here knows a file format; `alignit.concepts.formats` makes these objects
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import Enum
@@ -261,7 +261,7 @@ class ModelShapes:
     dtype: torch.dtype = torch.float32
 
 
-class EncoderChange(Protocol):
+class EncoderChange(Hashable, Protocol):
     """A concept's change of the text encoder. It is hashable: what was encoded is found again by it."""
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,7 +11,7 @@ import torch
 from alignit.concepts.concept import KeyValueWeights
 
 
-class WeightChange(Protocol):
+class WeightChange(Hashable, Protocol):
     """A change of W_k and W_v: what layers make of rows with it. It is hashable: equal ones change the same way."""
 
     def to(self, device: torch.device, dtype: torch.dtype) -> WeightChange:

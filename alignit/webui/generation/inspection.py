@@ -13,7 +13,6 @@ from alignit.algorithm.prompts import Chunk, TargetChunk, base_chunk, dummy_chun
 from alignit.prompt.class_words import ClassWordError, ClassWords, remember
 from alignit.webui.generation.concepts import Concepts, Found
 from alignit.webui.host.encoders import (
-    Concept,
     UnsupportedEncoderError,
     embedding_names,
     find_concepts,
@@ -145,15 +144,7 @@ def seen_concept(found: Found) -> SeenConcept:
     """Say what a concept is."""
     concept = found.concept
     vectors = int(concept.embedding.vectors) if concept.embedding is not None else 0
-    return SeenConcept(concept.name, _method(concept), concept.class_word, found.source, vectors, found.options)
-
-
-def _method(concept: Concept) -> str:
-    if concept.change is not None:
-        return "Custom Diffusion"
-    if concept.encoder_change is not None:
-        return "CatVersion"
-    return "words" if concept.embedding is None else "textual inversion"
+    return SeenConcept(concept.name, concept.method, concept.class_word, found.source, vectors, found.options)
 
 
 def seen_chunk(concepts: Concepts, target: TargetChunk[Any], only: str | None = None) -> SeenChunk:

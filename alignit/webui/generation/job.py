@@ -18,21 +18,22 @@ from modules.hypernetworks import hypernetwork
 from alignit.algorithm.controls import Controls
 from alignit.algorithm.injection import Injector
 from alignit.algorithm.projections import ChangedAtConcepts, ChangedEverywhere, ProjectionHooks, needs_projections
-from alignit.concepts.weight_change import Change
+from alignit.concepts.weight_change import WeightChange
 from alignit.patches import replaced
 from alignit.prompt.class_words import ClassWords
 from alignit.prompt.syntax import without_class_words
 from alignit.webui.generation.arguments import Arguments
-from alignit.webui.generation.concepts import Concepts, PlainDeltas
+from alignit.webui.generation.concepts import Concepts, PlainTokens
 from alignit.webui.generation.infotext import write_info
 from alignit.webui.generation.maps import MapRecording, Schedules, TextWords, words_in
 from alignit.webui.generation.notes import Notes
 from alignit.webui.generation.takeover import Takeover, attached
-from alignit.webui.host.encoders import Concept, DummyRows, Encoding, UnsupportedEncoderError
-from alignit.webui.networks.networks import NETWORKS, Active, read_networks
+from alignit.webui.host.encoders import DummyRows, Encoding, ResolvedConcept, UnsupportedEncoderError
+from alignit.webui.networks.networks import Active, read_networks
+from alignit.webui.networks.table import NETWORKS
 
 _ATTRIBUTE = "alignit_job"
-_NAMED = " and ".join(f"<{network}:...>" for network in NETWORKS)
+_NAMED = " and ".join(f"<{network.keyword}:...>" for network in NETWORKS)
 
 
 @dataclass(eq=False)
@@ -50,7 +51,7 @@ class _Conds:
 
     conds: Any
     concepts: set[str]
-    changes: dict[str, Change]
+    changes: dict[str, WeightChange]
     networks: Active
     state: tuple[Any, ...] = ()
     schedules: Schedules | None = None
@@ -182,7 +183,7 @@ class Job:
                 self._projections = self._at_concepts = ChangedAtConcepts(
                     self._injector.injected, computed.changes, controls, len(unet.channel_mult), _through_hypernetworks
                 )
-            elif not self.aligns and computed.networks.deltas:
+            elif not self.aligns and computed.networks.changes:
                 self._projections = ChangedEverywhere(computed.networks.changes)
         if self._projections is not None:
             self._projections.watch(unet)
@@ -232,7 +233,7 @@ class Job:
                 if found.concept.controls.strength == 0
             }
             return words_in(shared.sd_model, self._concepts, text, wanted, alone)
-        lookup = PlainDeltas(self._computing.networks.deltas)
+        lookup = PlainTokens(self._computing.networks)
         return words_in(shared.sd_model, lookup, self._without_class_words([text])[0], wanted)
 
     def _read(self, prompts: Any) -> None:
@@ -262,13 +263,13 @@ class Job:
                     self._fail("encoding the prompt")
             plain_texts = type(texts)(self._without_class_words(texts), copy_from=texts)
             networks = self._computing.networks
-            with networks.changed_encoder(sd_model):
-                if networks.deltas:
+            with networks.changed_encoder():
+                if networks.with_tokens:
                     try:
-                        lookup = PlainDeltas(networks.deltas)
+                        lookup = PlainTokens(networks)
                         return Encoding(sd_model, lookup, self._found).run(original, plain_texts)
                     except UnsupportedEncoderError as error:
-                        self._notes.say(f"{error}. The tokens of <delta:...> are read as plain text.")
+                        self._notes.say(f"{error}. The tokens of {networks.keywords} are read as plain text.")
                 return original(plain_texts)
 
         return get_learned_conditioning
@@ -280,7 +281,7 @@ class Job:
             self._fail("looking for embeddings")
             return list(texts)
 
-    def _found(self, name: str) -> Concept:
+    def _found(self, name: str) -> ResolvedConcept:
         return self._concepts.found[name].concept
 
     def _controls(self) -> dict[str, Controls]:
@@ -389,7 +390,7 @@ def _encoder_state(extra_network_data: Any) -> tuple[Any, ...]:
     networks = {
         name: [tuple(map(str, params.items)) for params in all_params]
         for name, all_params in (extra_network_data or {}).items()
-        if name not in NETWORKS
+        if name not in {network.keyword for network in NETWORKS}
     }
     opts = shared.opts
     return (

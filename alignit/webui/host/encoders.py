@@ -22,17 +22,17 @@ from alignit.algorithm.controls import Controls
 from alignit.algorithm.projections import row_strength
 from alignit.algorithm.prompts import Chunk, Span, TargetChunk, base_chunk
 from alignit.concepts.concept import EncoderChange
-from alignit.concepts.weight_change import Change
+from alignit.concepts.weight_change import WeightChange
 from alignit.patches import replaced
 from alignit.prompt.syntax import Mark
 from alignit.webui.host.ports import UnsupportedEncoderError
 
 __all__ = [
-    "Concept",
     "DummyRows",
     "Encoding",
     "HostVocabulary",
     "Lookup",
+    "ResolvedConcept",
     "UnsupportedEncoderError",
     "clip_layers",
     "embedding_names",
@@ -48,7 +48,7 @@ DummyRows = dict[tuple[int, Chunk[Any]], torch.Tensor]
 
 
 @dataclass(frozen=True)
-class Concept:
+class ResolvedConcept:
     """A concept as a prompt names it, resolved.
 
     Attributes:
@@ -62,16 +62,19 @@ class Concept:
             vectors, in CatVersion; the concept itself where it is words, "cat" in "<cat=dog>".
         controls: How it is put in.
         filename: The file beside which its class word is remembered, or None.
+        method: What customised it: ``textual inversion``, ``Custom Diffusion``, ``CatVersion``; ``words`` where it is
+            words.
     """
 
     name: str
     class_word: str
     embedding: Any
-    change: Change | None = None
+    change: WeightChange | None = None
     encoder_change: EncoderChange | None = None
     words: str = ""
     controls: Controls = field(default=Controls())
     filename: str | None = None
+    method: str = "words"
 
 
 class Lookup(Protocol):
@@ -81,9 +84,9 @@ class Lookup(Protocol):
         """Yield the parts of a text in order: plain text, and marks in angle brackets or names that count as such."""
 
     def mark(self, mark: Mark) -> Any | None:
-        """Return the `Concept` of a mark in angle brackets; its plain embedding; or None: the mark is text."""
+        """Return the `ResolvedConcept` of a mark in angle brackets; its plain embedding; or None: the mark is text."""
 
-    def embedding(self, embedding: Any) -> Concept | None:
+    def embedding(self, embedding: Any) -> ResolvedConcept | None:
         """Return the concept of an embedding that the host found in the text; None: it stays a plain embedding."""
 
 
@@ -140,7 +143,7 @@ def _token_table(encoder: Any) -> tuple[str, torch.Tensor]:
 class _Placeholder:
     """What the host's `tokenize_line` takes for an embedding, and records with its place in the chunk."""
 
-    concept: Concept
+    concept: ResolvedConcept
     class_tokens: tuple[int, ...]
     words: tuple[int, ...]
 
@@ -208,7 +211,7 @@ class _TargetView:
             if found is None:
                 return None, None
             found = self._lookup.embedding(found) or found
-        if isinstance(found, Concept):
+        if isinstance(found, ResolvedConcept):
             self.found_any = True
             class_word, words = map(tuple, self._encoder.tokenize([found.class_word, found.words]))
             found = _Placeholder(found, class_word, words)
@@ -260,7 +263,7 @@ class Encoding:
     """
 
     def __init__(
-        self, sd_model: Any, lookup: Lookup, concept: Callable[[str], Concept], encoded: DummyRows | None = None
+        self, sd_model: Any, lookup: Lookup, concept: Callable[[str], ResolvedConcept], encoded: DummyRows | None = None
     ) -> None:
         """Prepare for a model.
 

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
+from collections.abc import Iterable
 
-from modules import paths, shared
+from modules import shared
+
+from alignit.webui.host.ports import Setting
 
 SECTION = ("alignit", "AlignIT")
 _USE_SUGGESTIONS = "alignit_use_suggestions"
 _NOTES_IN_INFO = "alignit_notes_in_info"
 _CACHE_MIB = "alignit_cache_mib"
 _CACHE_MIB_DEFAULT = 512
-_DELTAS_FOLDER = "alignit_deltas_folder"
-_CATVERSION_FOLDER = "alignit_catversion_folder"
 
 
-def add_settings() -> None:
-    """Add the section; the host calls this when it builds its settings page."""
+def add_settings(folders: Iterable[Setting]) -> None:
+    """Add the section, when the host builds its settings page.
+
+    Args:
+        folders: The settings of folders with concepts' files.
+    """
     shared.opts.add_option(
         _USE_SUGGESTIONS,
         shared.OptionInfo(
@@ -38,34 +41,13 @@ def add_settings() -> None:
             section=SECTION,
         ).info("the one in use is always kept"),
     )
-    for option, text, default in (
-        (_DELTAS_FOLDER, "Folder with Custom Diffusion files", "models/deltas"),
-        (_CATVERSION_FOLDER, "Folder with CatVersion adapters", "models/catversion"),
-    ):
+    for folder in folders:
         # The tabs show pictures from there: with --hide-ui-dir-config, who uses the page may not choose the folder.
-        info = shared.OptionInfo("", text, component_args=shared.hide_dirs, section=SECTION)
-        shared.opts.add_option(option, info.info(f"empty: {default}"))
+        info = shared.OptionInfo(folder.default, folder.label, component_args=shared.hide_dirs, section=SECTION)
+        shared.opts.add_option(folder.name, info.info(folder.info))
     text = "What AlignIT's panel starts with is kept where it is for the rest of the page: Settings, Other, Defaults."
     shared.opts.add_option("alignit_defaults", shared.OptionHTML(text))
     shared.opts.data_labels["alignit_defaults"].section = SECTION
-
-
-def deltas_folder() -> Path:
-    """Return the folder with Custom Diffusion files."""
-    # custom-diffusion-webui defines the flag, where it is installed.
-    flag = getattr(shared.cmd_opts, "deltas_dir", None)
-    return _folder(_DELTAS_FOLDER, flag or Path(paths.models_path) / "deltas")
-
-
-def catversion_folder() -> Path:
-    """Return the folder with CatVersion adapters."""
-    return _folder(_CATVERSION_FOLDER, Path(paths.models_path) / "catversion")
-
-
-def _folder(option: str, default: str | Path) -> Path:
-    text = str(getattr(shared.opts, option, "")).strip()
-    # The host's tabs compare paths as text.
-    return Path(os.path.abspath(os.path.expanduser(text or default)))
 
 
 def use_suggestions() -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 from dataclasses import asdict
 from enum import Enum
 from typing import Any
@@ -23,19 +24,22 @@ from alignit.prompt.class_words import remembered_or_none
 from alignit.webui.generation.inspection import InspectionError, inspect_prompt
 from alignit.webui.generation.maps import KEPT, KeptPicture
 from alignit.webui.host.embeddings import all_embeddings
-from alignit.webui.networks.catversion import ADAPTERS
-from alignit.webui.networks.deltas import DELTAS
+from alignit.webui.networks.networks import methods
+from alignit.webui.networks.table import NETWORKS
 
 _PREFIX = "/alignit/v1"
 _MAX_TEXT = 100_000  # characters; the host has no use for longer prompts, and would take minutes to read one
-_FILES = (DELTAS, "Custom Diffusion", "<delta:{}:1>"), (ADAPTERS, "CatVersion", "<catversion:{}>")
+
+
+def _one_of(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} or {names[-1]}"
 
 
 class InstalledConcept(BaseModel):  # type: ignore[misc]
     """A concept that is installed."""
 
     name: str = Field(title="Name", description="How it is named in prompts")
-    method: str = Field(title="Method", description="textual inversion, Custom Diffusion or CatVersion")
+    method: str = Field(title="Method", description=_one_of(methods()[:-1]))
     prompt: str = Field(title="Prompt", description="What to write into a prompt")
     class_word: str | None = Field(title="Class word", description="The class word remembered with it")
     fits: bool | None = Field(title="Fits", description="Whether it fits the loaded model; null: known once it is used")
@@ -58,7 +62,7 @@ class SeenConcept(BaseModel):  # type: ignore[misc]
     """A concept that a prompt holds."""
 
     name: str
-    method: str = Field(description="textual inversion, Custom Diffusion, CatVersion or words")
+    method: str = Field(description=_one_of(methods()))
     class_word: str
     source: str = Field(description="Where the class word is from: prompt, panel, remembered, suggested or file")
     vectors: int = Field(description="How many token vectors it has")
@@ -177,15 +181,16 @@ def concepts() -> list[InstalledConcept]:
         )
         for embedding, fits in all_embeddings()
     ]
-    for library, method, prompt in (
-        (DELTAS, "Custom Diffusion", "<delta:{}:1>"),
-        (ADAPTERS, "CatVersion", "<catversion:{}>"),
-    ):
+    for network in NETWORKS:
         found += [
             InstalledConcept(
-                name=name, method=method, prompt=prompt.format(name), class_word=remembered_or_none(path), fits=None
+                name=name,
+                method=network.method,
+                prompt=network.mark(name),
+                class_word=remembered_or_none(path),
+                fits=None,
             )
-            for name, path in library.named().items()
+            for name, path in network.library.named().items()
         ]
     return found
 

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from modules import extra_networks, script_callbacks, ui_extra_networks
+from modules import script_callbacks
 
 from alignit.webui.generation.compare import name_file
+from alignit.webui.host import host
 from alignit.webui.host.settings import add_settings
-from alignit.webui.networks.networks import NETWORKS, Network
+from alignit.webui.networks.table import NETWORKS
 from alignit.webui.ui.api import add_routes
 from alignit.webui.ui.axes import add_axes
-from alignit.webui.ui.pages import AdaptersPage, DeltasPage
+from alignit.webui.ui.pages import ConceptsPage
 from alignit.webui.ui.script import on_cfg_denoiser
 
 
 def register() -> None:
     """Register the callbacks. The host clears all of them before it loads scripts again."""
-    script_callbacks.on_ui_settings(add_settings)
+    script_callbacks.on_ui_settings(lambda: add_settings(network.folder.setting for network in NETWORKS))
     script_callbacks.on_cfg_denoiser(on_cfg_denoiser)
     script_callbacks.on_before_image_saved(name_file)
     # At once, as the API alone, --nowebui, asks scripts for their arguments before the rest; and again, in case that
@@ -32,10 +33,10 @@ def register() -> None:
 
 
 def _register_networks() -> None:
-    for name in NETWORKS:
-        extra_networks.register_extra_network(Network(name))
+    for network in NETWORKS:
+        host().networks.register(network.keyword)
 
 
 def _register_pages() -> None:
-    for page in (DeltasPage(), AdaptersPage()):
-        ui_extra_networks.register_page(page)
+    for network in NETWORKS:
+        host().networks.register_page(ConceptsPage(network))

@@ -9,9 +9,8 @@ from typing import Any
 import gradio as gr
 from modules import infotext_utils, ui_components
 
-from alignit.prompt.syntax import FORBIDDEN
 from alignit.webui.generation.arguments import Arguments, infotext_key, label, value_range
-from alignit.webui.ui.panel_concepts import MAX_TEXT, answer
+from alignit.webui.ui.panel_concepts import answer, page_constants
 
 
 class Panel:
@@ -35,8 +34,8 @@ class Panel:
             defaults.enabled, label=label("enabled"), elem_id=elem_id("enabled")
         ) as enabled:
             # Filled in the browser, by javascript/alignit_concepts.js.
-            limits = f'data-limit="{MAX_TEXT}" data-forbidden="{html.escape(FORBIDDEN.pattern)}"'
-            gr.HTML(f"<div {limits}></div>", elem_id=elem_id("found"), elem_classes=["alignit-found"])
+            constants = " ".join(f'data-{name}="{html.escape(text)}"' for name, text in page_constants().items())
+            gr.HTML(f"<div {constants}></div>", elem_id=elem_id("found"), elem_classes=["alignit-found"])
             class_words = gr.Textbox(
                 value=defaults.class_words,
                 label=label("class_words"),

@@ -15,6 +15,8 @@ from modules import errors, shared
 
 from alignit.algorithm.controls import Controls, ControlsError
 from alignit.prompt.class_words import ClassWordError, ClassWords, place_in_list, remembered_or_none, with_class_word
+from alignit.prompt.resolve import Source
+from alignit.prompt.syntax import FORBIDDEN
 from alignit.webui.generation.concepts import Found, no_class_word
 from alignit.webui.generation.inspection import (
     InspectionError,
@@ -24,9 +26,19 @@ from alignit.webui.generation.inspection import (
     seen_chunk,
     seen_concept,
 )
+from alignit.webui.networks.networks import methods
 
 MAX_TEXT = 20_000
 """Characters of a prompt, or of a list, that are looked at while they are typed."""
+
+SOURCES = {
+    Source.PROMPT: "from the prompt",
+    Source.GIVEN: "from the panel",
+    Source.REMEMBERED: "remembered",
+    Source.NEAREST: "suggested: the nearest noun",
+    Source.FILE: "from the name of its file",
+}
+"""What the page says of where a class word is from."""
 
 _MAX_BRACKETS = 40  # with prompt editing: the time of the host's parser grows with more than their square
 _MAX_CONCEPTS = 50
@@ -62,6 +74,16 @@ class Question:
         asked = json.loads(text)
         lengths = {str(what): int(length) for what, length in asked["lengths"].items()}
         return cls(int(asked["number"]), str(asked["action"]), asked.get("name"), lengths)
+
+
+def page_constants() -> dict[str, str]:
+    """Return what the page's script has to know beside the answers, by the names of data attributes."""
+    return {
+        "limit": str(MAX_TEXT),
+        "forbidden": FORBIDDEN.pattern,
+        "methods": json.dumps(methods()),
+        "sources": json.dumps({source.value: text for source, text in SOURCES.items()}),
+    }
 
 
 def answer(question: str, prompt: str, class_words: str, controls: str, styles: Iterable[str] = ()) -> str:
