@@ -12,7 +12,7 @@ from alignit.concepts.concept import Concept, EncoderChange, TokenEmbedding
 from alignit.concepts.weight_change import Change
 from alignit.diffusers.errors import AlignITError
 from alignit.prompt.problems import BadClassWord, NoClassWord, NoSuchConcept, Problem, TwoSetsOfOptions
-from alignit.prompt.resolve import Candidate, Mention, PlainMention, Resolver, Sources
+from alignit.prompt.resolve import Candidate, Mention, PlainMention, Resolver, WordSources
 from alignit.prompt.syntax import Mark, class_word_error, marks_at, name_key
 
 
@@ -113,7 +113,7 @@ class ConceptPrompts:
         Raises:
             AlignITError: A concept has no class word, or one that cannot be used; or it is not there.
         """
-        sources: Sources[ConceptToken] = Sources(
+        sources: WordSources[ConceptToken] = WordSources(
             lambda name: self._class_words.get(name_key(name)),
             lambda candidate: self._nearest(candidate.item) if candidate.item is not None else (),
         )

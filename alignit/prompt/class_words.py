@@ -86,7 +86,7 @@ class ClassWords:
 
 
 @dataclass(frozen=True)
-class Place:
+class EntryPlace:
     """Where the class word of one concept stands in a list, or would stand.
 
     Attributes:
@@ -110,7 +110,7 @@ class Place:
         return text[: self.start] + self.before + word + text[self.stop :]
 
 
-def place_in_list(text: str, name: str) -> Place:
+def place_in_list(text: str, name: str) -> EntryPlace:
     """Find the place of a concept's class word in a list, in its entry or after the last one.
 
     Raises:
@@ -130,14 +130,14 @@ def place_in_list(text: str, name: str) -> Place:
         begin = stop - len(parts[index][2]) + len(given) - len(given.lstrip())
         end = begin + len(given.strip())
         if semicolon:
-            return Place(begin, end, "", begin, end)  # its options stay
+            return EntryPlace(begin, end, "", begin, end)  # its options stay
         # With the separator after it, or the one before it where it is the last.
         last = index + 1 == len(entries)
         start = entries[index - 1][1] if last and index else start
-        return Place(begin, end, "", start, stop if last else entries[index + 1][0])
+        return EntryPlace(begin, end, "", start, stop if last else entries[index + 1][0])
     used = [stop for start, stop in entries if text[start:stop].strip()]
     end = len(text[: used[-1]].rstrip()) if used else 0
-    return Place(end, len(text), f"{', ' if used else ''}{name}=", 0, 0)
+    return EntryPlace(end, len(text), f"{', ' if used else ''}{name}=", 0, 0)
 
 
 def with_class_word(text: str, name: str, word: str) -> str:

@@ -1,6 +1,6 @@
 """From the text of prompts to the concepts in them, each with its class word: one resolution for every host.
 
-A host says which concepts are at hand (`Shelf`) and what else is known of their class words (`Sources`). The class word
+A host says which concepts are at hand (`Shelf`) and what else is known of their class words (`WordSources`). The class word
 of a mention is the first of these that there is:
 
 1. in the mark, ``<my-cat=cat>``; else the first that can be used in another mark of the concept, in any of the texts
@@ -49,7 +49,7 @@ from alignit.prompt.syntax import (
 T = TypeVar("T")
 
 
-class Source(str, Enum):
+class WordSource(str, Enum):
     """Where a class word is from."""
 
     PROMPT = "prompt"
@@ -98,7 +98,7 @@ class Mention(Generic[T]):
 
     candidate: Candidate[T]
     class_word: str
-    source: Source | None = Source.PROMPT
+    source: WordSource | None = WordSource.PROMPT
     words: str = ""
     options: str = ""
     alone: bool = False
@@ -166,7 +166,7 @@ class Shelf(Protocol[T]):
 
 
 @dataclass(frozen=True)
-class Sources(Generic[T]):
+class WordSources(Generic[T]):
     """What is known of class words beside prompts and files.
 
     Attributes:
@@ -189,7 +189,7 @@ class Resolver(Generic[T]):
             used, or none.
     """
 
-    def __init__(self, shelf: Shelf[T], sources: Sources[T], tell: Callable[[Problem], None]) -> None:
+    def __init__(self, shelf: Shelf[T], sources: WordSources[T], tell: Callable[[Problem], None]) -> None:
         """Take what is known beside the texts.
 
         Args:
@@ -292,27 +292,27 @@ class Resolver(Generic[T]):
         mention = self._mention(candidate, mark.class_word)
         return PlainMention(candidate, mention.words) if mention is not None else None
 
-    def class_word(self, candidate: Candidate[T]) -> tuple[str | None, Source | None]:
+    def class_word(self, candidate: Candidate[T]) -> tuple[str | None, WordSource | None]:
         """Return the class word that the user, or the place of its file, gives a concept, and which of them does."""
         word = self._in_prompt.get(name_key(candidate.name))
         if word is not None:
-            return word, Source.PROMPT
+            return word, WordSource.PROMPT
         word = self._sources.given(candidate.name)
         if word is not None:
-            return word, Source.GIVEN
+            return word, WordSource.GIVEN
         word = self._remembered(candidate)
         if word is not None:
-            return word, Source.REMEMBERED
+            return word, WordSource.REMEMBERED
         used = (word for word in candidate.class_words if self._stands(word))
         word = next(used, next(iter(candidate.class_words), None))
-        return word, None if word is None else Source.FILE
+        return word, None if word is None else WordSource.FILE
 
     def _mention(self, candidate: Candidate[T], in_mark: str | None) -> Mention[T] | None:
-        word, source = (in_mark, Source.PROMPT) if in_mark is not None else self.class_word(candidate)
+        word, source = (in_mark, WordSource.PROMPT) if in_mark is not None else self.class_word(candidate)
         if word is None:
             nearest = self._sources.nearest(candidate) if candidate.has_token else ()
             if self._sources.use_nearest and nearest:
-                word, source = nearest[0], Source.NEAREST
+                word, source = nearest[0], WordSource.NEAREST
             else:
                 if candidate.has_token:
                     self.suggestions[candidate.name] = list(nearest)

@@ -23,7 +23,7 @@ from alignit.prompt.problems import (
     SharedClassWord,
     TwoSetsOfOptions,
 )
-from alignit.prompt.resolve import Candidate, Mention, PlainMention, Resolver, Source, Sources
+from alignit.prompt.resolve import Candidate, Mention, PlainMention, Resolver, WordSource, WordSources
 from alignit.prompt.syntax import Mark, name_key, split
 
 CAT = Candidate("my-cat", "embedding")
@@ -73,7 +73,7 @@ class Case:
         unfit: Iterable[str] = (),
     ) -> None:
         self.told: list[Problem] = []
-        sources: Sources[str] = Sources((words or {}).get, lambda _: list(nearest), use_nearest)
+        sources: WordSources[str] = WordSources((words or {}).get, lambda _: list(nearest), use_nearest)
         self.resolver = Resolver(Shelf(*candidates, unfit=unfit), sources, self.told.append)
 
     def parts(self, text: str, *earlier: str, align: bool = True) -> list:
@@ -167,34 +167,34 @@ def test_texts_that_were_read_before_change_no_class_word_but_those_they_give(fi
     assert others(after.mentions(second, first)) == others(alone.mentions(second))
 
 
-ORDER = [Source.PROMPT, Source.GIVEN, Source.REMEMBERED, Source.FILE, Source.NEAREST]
+ORDER = [WordSource.PROMPT, WordSource.GIVEN, WordSource.REMEMBERED, WordSource.FILE, WordSource.NEAREST]
 WORDS = {
-    Source.PROMPT: "lion",
-    Source.GIVEN: "tiger",
-    Source.REMEMBERED: "lynx",
-    Source.FILE: "puma",
-    Source.NEAREST: "cat",
+    WordSource.PROMPT: "lion",
+    WordSource.GIVEN: "tiger",
+    WordSource.REMEMBERED: "lynx",
+    WordSource.FILE: "puma",
+    WordSource.NEAREST: "cat",
 }
 
 
 @pytest.mark.parametrize("known", [ORDER[index:] for index in range(5)] + [[source] for source in ORDER])
-def test_the_first_source_of_a_class_word_counts(tmp_path: Path, known: list[Source]) -> None:
+def test_the_first_source_of_a_class_word_counts(tmp_path: Path, known: list[WordSource]) -> None:
     file = tmp_path / "my-cat.pt"
-    if Source.REMEMBERED in known:
-        remember(file, WORDS[Source.REMEMBERED])
-    class_words = (WORDS[Source.FILE],) if Source.FILE in known else ()
+    if WordSource.REMEMBERED in known:
+        remember(file, WORDS[WordSource.REMEMBERED])
+    class_words = (WORDS[WordSource.FILE],) if WordSource.FILE in known else ()
     case = Case(
         dataclasses.replace(CAT, files=(file,), class_words=class_words),
-        words={"my-cat": WORDS[Source.GIVEN]} if Source.GIVEN in known else {},
-        use_nearest=Source.NEAREST in known,
+        words={"my-cat": WORDS[WordSource.GIVEN]} if WordSource.GIVEN in known else {},
+        use_nearest=WordSource.NEAREST in known,
     )
-    earlier = ["a <my-cat=lion>"] if Source.PROMPT in known else []
+    earlier = ["a <my-cat=lion>"] if WordSource.PROMPT in known else []
     _, mention = case.parts("a my-cat", *earlier)
     assert (mention.source, mention.class_word) == (known[0], WORDS[known[0]])
     assert case.told == []
     # The mark's own is before all of them.
     (mention,) = case.parts("<my-cat=ocelot>")
-    assert (mention.source, mention.class_word) == (Source.PROMPT, "ocelot")
+    assert (mention.source, mention.class_word) == (WordSource.PROMPT, "ocelot")
 
 
 def test_the_first_file_with_a_class_word_counts_and_is_read_once(tmp_path: Path) -> None:
@@ -260,7 +260,7 @@ def test_what_is_refused_and_what_could_be_its_class_word() -> None:
     assert case.resolver.suggestions == {"my-cat": ["cat", "dog"]}
     assert case.resolver.refused == {
         "my-cat": Mention(CAT, "", None),
-        "<new1>": Mention(NEW, "my-cat", Source.PROMPT),
+        "<new1>": Mention(NEW, "my-cat", WordSource.PROMPT),
     }
 
 

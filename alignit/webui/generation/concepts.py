@@ -26,7 +26,7 @@ from alignit.prompt.problems import (
     TooManyVectors,
     TwoSetsOfOptions,
 )
-from alignit.prompt.resolve import Candidate, Mention, PlainMention, Resolver, Sources
+from alignit.prompt.resolve import Candidate, Mention, PlainMention, Resolver, WordSources
 from alignit.prompt.syntax import Mark, split
 from alignit.webui.host import host
 from alignit.webui.host.embeddings import (
@@ -154,7 +154,7 @@ class Concepts:
         self._controls = controls
         self._say = say
         self._shelf = HostShelf()
-        self._resolver = Resolver(self._shelf, Sources(words.get, _nearest, use_suggestions()), self._tell)
+        self._resolver = Resolver(self._shelf, WordSources(words.get, _nearest, use_suggestions()), self._tell)
         self.suggestions = self._resolver.suggestions
         self._refused: dict[str, Found] = {}
         self._used: dict[Mention[ResolvedConcept], ResolvedConcept | None] = {}

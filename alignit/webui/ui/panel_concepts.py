@@ -15,7 +15,7 @@ from modules import errors, shared
 
 from alignit.algorithm.controls import Controls, ControlsError
 from alignit.prompt.class_words import ClassWordError, ClassWords, place_in_list, remembered_or_none, with_class_word
-from alignit.prompt.resolve import Source
+from alignit.prompt.resolve import WordSource
 from alignit.prompt.syntax import FORBIDDEN
 from alignit.webui.generation.concepts import Found, no_class_word
 from alignit.webui.generation.inspection import (
@@ -32,11 +32,11 @@ MAX_TEXT = 20_000
 """Characters of a prompt, or of a list, that are looked at while they are typed."""
 
 SOURCES = {
-    Source.PROMPT: "from the prompt",
-    Source.GIVEN: "from the panel",
-    Source.REMEMBERED: "remembered",
-    Source.NEAREST: "suggested: the nearest noun",
-    Source.FILE: "from the name of its file",
+    WordSource.PROMPT: "from the prompt",
+    WordSource.GIVEN: "from the panel",
+    WordSource.REMEMBERED: "remembered",
+    WordSource.NEAREST: "suggested: the nearest noun",
+    WordSource.FILE: "from the name of its file",
 }
 """What the page says of where a class word is from."""
 
