@@ -1,7 +1,7 @@
 """From the text of prompts to the concepts in them, each with its class word: one resolution for every host.
 
-A host says which concepts are at hand (`Shelf`) and what else is known of their class words (`WordSources`). The class word
-of a mention is the first of these that there is:
+A host says which concepts are at hand (`Shelf`) and what else is known of their class words (`WordSources`). The class
+word of a mention is the first of these that there is:
 
 1. in the mark, ``<my-cat=cat>``; else the first that can be used in another mark of the concept, in any of the texts
    that were read;
