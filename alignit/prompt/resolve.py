@@ -204,14 +204,14 @@ class Resolver(Generic[T]):
         self._tell = tell
         self._in_prompt: dict[str, str] = {}
         self._options: dict[str, str] = {}
-        self._plain: list[str] = []
+        self._plain: dict[str, None] = {}  # the texts without their marks, each once
         self._resolved: dict[tuple[Candidate[T], str | None], Mention[T] | None] = {}
         self._kept: dict[tuple[str | os.PathLike[str], ...], str | None] = {}
 
     def read(self, text: str) -> None:
         """Take the class words and options that a text gives, for all mentions of their concepts."""
         parts = list(split(text))
-        self._plain.append(" ".join(part for part in parts if isinstance(part, str)))
+        self._plain[" ".join(part for part in parts if isinstance(part, str))] = None
         for part in parts:
             # One that cannot be used is told of where its mark is resolved, and says nothing about other mentions. A
             # text can also still hold a WebUI's prompt editing here, as in <my-cat=[cat:dog:0.5]>.
