@@ -24,8 +24,8 @@ def cross_attention(conditioning: Conditioning) -> torch.Tensor:
     return conditioning["crossattn"] if isinstance(conditioning, dict) else conditioning
 
 
-Condition = Callable[[Any], Conditioning]
-"""The host's `get_learned_conditioning`: takes its list of texts, which carries notes such as the picture's size."""
+Condition = Callable[[list[str]], Conditioning]
+"""The host's `get_learned_conditioning`. Its texts are a list of the host's, which says the picture's size as well."""
 
 
 class UnknownHostError(Exception):
@@ -67,7 +67,7 @@ class HostChunk(Protocol):
 
     tokens: list[int]
     multipliers: list[float]
-    fixes: list[Any]
+    fixes: list[tuple[int, Any]]
 
 
 class PromptReader(Protocol):
@@ -263,10 +263,10 @@ class Prompts(Protocol):
     def networks(self, prompt: str) -> tuple[str, Mapping[str, Any]]:
         """Return a prompt without ``<keyword:...>``, and what stood there, by keyword."""
 
-    def parts(self, prompts: Any) -> tuple[list[list[tuple[int, float]]], Any]:
+    def parts(self, prompts: list[str]) -> tuple[list[list[tuple[int, float]]], list[str]]:
         """Take prompts apart at ``AND``: the index and weight of each part by prompt, and the parts' texts."""
 
-    def schedules(self, texts: Any, steps: int, hires_steps: int | None = None) -> list[Schedule]:
+    def schedules(self, texts: list[str], steps: int, hires_steps: int | None = None) -> list[Schedule]:
         """Return the schedule of each text, over prompt editing, for a number of steps."""
 
     @property
