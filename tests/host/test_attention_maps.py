@@ -314,7 +314,7 @@ def test_nothing_is_left_after_success_and_nothing_is_there_when_off(host: WebUI
         mapped(host, "a my-cat in snow", **payload)
         assert comparable(host.state()) == before
     mapped(host, "a my-cat in snow", "cat")
-    maps = {"alignit.maps.attention_maps", "alignit.webui.generation.maps"}
+    maps = {"alignit.maps.recorder", "alignit.maps.result", "alignit.webui.generation.maps"}
     kept = host.state(objects=True)["objects"]["alignit"]
     host.txt2img("a my-cat in snow", alignit=[{"enabled": True, "class_words": WORDS}])
     alive = host.state(objects=True)["objects"]["alignit"]
@@ -322,7 +322,7 @@ def test_nothing_is_left_after_success_and_nothing_is_there_when_off(host: WebUI
     assert {name: alive.get(name) for name in kept if name.rpartition(".")[0] in maps} == {
         name: count for name, count in kept.items() if name.rpartition(".")[0] in maps
     }, "the last maps are kept, and nothing is added"
-    assert "alignit.maps.attention_maps.Recorder" not in alive
+    assert "alignit.maps.recorder.Recorder" not in alive
 
 
 @pytest.mark.host_errors

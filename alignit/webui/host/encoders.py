@@ -356,7 +356,7 @@ def embedding_names(chunk: Chunk[Any]) -> dict[int, str]:
 
 
 class HostVocabulary:
-    """What an encoder's tokens mean: a `alignit.maps.words.Vocabulary`."""
+    """What an encoder's tokens mean: a `alignit.maps.words.TokenTexts`."""
 
     def __init__(self, encoder: Any) -> None:
         self._encoder = encoder
