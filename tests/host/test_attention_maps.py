@@ -7,6 +7,7 @@ an attention optimisation: the probe adds up what the host's own softmax returns
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 from dataclasses import dataclass, field
 from typing import Any
@@ -331,10 +332,9 @@ def test_nothing_is_left_after_an_error(host: WebUI, plain_host: WebUI, trouble:
     host.txt2img("a house")
     before = comparable(host.state())
     prompt = f"a my-cat, error in {trouble} with maps"
-    try:
+    with contextlib.suppress(requests.HTTPError):  # in some places the host or AlignIT goes on
         mapped(host, prompt, reference={"raise_in": trouble})
-    except requests.HTTPError as error:
-        assert "as asked" in str(error)  # noqa: PT017
+    assert host.raised("as asked")
     host.txt2img("a house again")  # the host itself leaves its embeddings noted until the next text is encoded
     assert comparable(host.state()) == before
     assert host.txt2img(prompt) == plain_host.txt2img(prompt)
