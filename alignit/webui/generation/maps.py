@@ -15,8 +15,9 @@ from typing import Any
 from modules import errors, images, shared
 from PIL import Image
 
-from alignit.maps.attention_maps import AttentionMaps, MappedText, Recorder, Word, newest_within
 from alignit.maps.pictures import sheet, thumbnail
+from alignit.maps.recorder import Recorder
+from alignit.maps.result import AttentionMaps, MappedText, MappedWord, newest_within
 from alignit.maps.words import MAX_TOKENS, MAX_WORDS, MapChoice, bounded, names_of, words_of
 from alignit.prompt.syntax import name_key
 from alignit.webui.generation.encoding import Lookup, embedding_names, find_concepts
@@ -41,7 +42,7 @@ class TextWords:
     """
 
     text: str
-    words: tuple[Word, ...]
+    words: tuple[MappedWord, ...]
     all_words: tuple[str, ...]
 
 

@@ -96,7 +96,7 @@ class Rewritten:
 
 
 class TextEncoder(Protocol):
-    """A text encoder that works on chunks of 77 tokens; a `alignit.maps.words.Vocabulary` as well."""
+    """A text encoder that works on chunks of 77 tokens; a `alignit.maps.words.TokenTexts` as well."""
 
     @property
     def vocabulary(self) -> Hashable:
