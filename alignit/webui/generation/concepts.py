@@ -9,8 +9,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, replace
 from typing import Any
 
-from modules import shared
-
 from alignit.algorithm.controls import FILLER, Controls, ControlsError
 from alignit.prompt.class_words import ClassWords
 from alignit.prompt.problems import (
@@ -28,8 +26,9 @@ from alignit.prompt.problems import (
 )
 from alignit.prompt.resolve import Candidate, Mention, PlainMention, Resolver, WordSources
 from alignit.prompt.syntax import Mark, split
+from alignit.webui.generation.encoding import ResolvedConcept
 from alignit.webui.host import host
-from alignit.webui.host.embeddings import (
+from alignit.webui.networks.embeddings import (
     embedding_in_tokens,
     embeddings_in,
     find_embedding,
@@ -37,10 +36,9 @@ from alignit.webui.host.embeddings import (
     nearest_class_words,
     passed_over_in,
 )
-from alignit.webui.host.encoders import ResolvedConcept
-from alignit.webui.host.settings import use_suggestions
 from alignit.webui.networks.network import NetworkConcept
 from alignit.webui.networks.networks import Active
+from alignit.webui.settings import use_suggestions
 
 CHUNK_LENGTH = 75  # tokens of text that the host puts into a chunk
 
@@ -179,18 +177,18 @@ class Concepts:
         self._resolver.read(text)
 
     def split(self, text: str) -> Iterator[str | Mark]:
-        """See `alignit.webui.host.encoders.Lookup`."""
+        """See `alignit.webui.generation.encoding.Lookup`."""
         return self._resolver.split(text)
 
     def mark(self, mark: Mark) -> Any | None:
-        """See `alignit.webui.host.encoders.Lookup`."""
+        """See `alignit.webui.generation.encoding.Lookup`."""
         found = self._resolver.mark(mark)
         if isinstance(found, PlainMention):
             return found.item.embedding if found.item is not None else None
         return None if found is None else self._concept(found)
 
     def embedding(self, embedding: Any) -> ResolvedConcept | None:
-        """See `alignit.webui.host.encoders.Lookup`."""
+        """See `alignit.webui.generation.encoding.Lookup`."""
         mention = self._resolver.mention(self._shelf.of_embedding(embedding))
         return None if mention is None else self._concept(mention)
 
@@ -340,7 +338,7 @@ def _source(mention: Mention[ResolvedConcept]) -> str:
 
 def _nearest(candidate: Candidate[ResolvedConcept]) -> list[str]:
     embedding = candidate.item.embedding if candidate.item is not None else None
-    return nearest_class_words(shared.sd_model, embedding) if embedding is not None else []
+    return nearest_class_words(host().model(), embedding) if embedding is not None else []
 
 
 def _tokens(text: str) -> list[int]:
@@ -354,14 +352,14 @@ class PlainTokens:
         self._networks = networks
 
     def split(self, text: str) -> Iterator[str | Mark]:
-        """See `alignit.webui.host.encoders.Lookup`."""
+        """See `alignit.webui.generation.encoding.Lookup`."""
         return split(text)
 
     def mark(self, mark: Mark) -> Any | None:
-        """See `alignit.webui.host.encoders.Lookup`."""
+        """See `alignit.webui.generation.encoding.Lookup`."""
         token = self._networks.find_token(mark.name)
         return None if token is None else token[1]
 
     def embedding(self, _embedding: Any) -> ResolvedConcept | None:
-        """See `alignit.webui.host.encoders.Lookup`."""
+        """See `alignit.webui.generation.encoding.Lookup`."""
         return None

@@ -20,7 +20,7 @@ from alignit.concepts.formats.custom_diffusion import NO_TOKEN, is_token_file
 from alignit.concepts.weight_change import Change
 from alignit.prompt.syntax import Mark, split
 from alignit.webui.host import host
-from alignit.webui.host.embeddings import find_embedding, is_installed
+from alignit.webui.networks.embeddings import find_embedding, is_installed
 from alignit.webui.networks.library import load_fitting
 from alignit.webui.networks.network import CardField, Folder, Network, NetworkConcept, Reference, Say
 

@@ -10,8 +10,8 @@ from typing import Any
 from alignit.concepts.concept import ConceptFileError, Family
 from alignit.concepts.weight_change import WeightChange
 from alignit.prompt.syntax import Mark, name_key
-from alignit.webui.host import host
-from alignit.webui.host.embeddings import embedding_names, find_embedding_name
+from alignit.webui.host.ports import Model
+from alignit.webui.networks.embeddings import embedding_names, find_embedding_name
 from alignit.webui.networks.network import NetworkConcept
 from alignit.webui.networks.table import NETWORKS
 
@@ -59,12 +59,12 @@ class Active:
         return None
 
     @contextmanager
-    def changed_encoder(self) -> Iterator[None]:
+    def changed_encoder(self, model: Model) -> Iterator[None]:
         """Let the model's text encoder be the customised one for the length of a block, for whole prompts."""
         changes = [concept.encoder_change for concept in self.concepts if concept.encoder_change is not None]
         with ExitStack() as block:
             for change in changes:
-                block.enter_context(change.applied(host().model().encoders[0].clip_layers))
+                block.enter_context(change.applied(model.encoders[0].clip_layers))
             yield
 
     def plain_text(self, mark: Mark) -> str | None:

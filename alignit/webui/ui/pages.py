@@ -15,13 +15,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from modules import shared, ui_extra_networks
+from modules import ui_extra_networks
 
 from alignit.concepts.concept import ConceptFileError
 from alignit.prompt.class_words import ClassWordError, remembered
 from alignit.prompt.sidecar import SidecarError, read_sidecar
+from alignit.webui.host import host
 from alignit.webui.networks.library import outline
 from alignit.webui.networks.network import Network
+from alignit.webui.networks.table import NETWORKS
 from alignit.webui.ui.metadata_editor import MetadataEditor, chosen_token, preferred_strength
 
 _PATTERN = re.compile(r"[\\^$*+?()\[\]{}|]")
@@ -65,7 +67,7 @@ class ConceptsPage(ui_extra_networks.ExtraNetworksPage):  # type: ignore[misc]
             "shorthash": None,
             # my-cat.png, too, is a picture of my-cat.delta.safetensors.
             "preview": self.find_preview(start) or self.find_preview(start.removesuffix(".delta")),
-            "local_preview": f"{start}.{shared.opts.samples_format}",
+            "local_preview": f"{start}.{host().options.get('samples_format', 'png')}",
             "sort_keys": {"default": index, **self.get_sort_keys(str(path))},
         }
         self.read_user_metadata(item)
@@ -97,7 +99,7 @@ class ConceptsPage(ui_extra_networks.ExtraNetworksPage):  # type: ignore[misc]
         description = metadata.get("description")
         if not isinstance(description, str):
             description = self.find_description(os.path.splitext(path)[0]) or ""
-        if shared.opts.extra_networks_card_description_is_html:
+        if host().options.get("extra_networks_card_description_is_html", False):
             problems = [html.escape(problem) for problem in problems]
         item["user_metadata"] = metadata
         item["description"] = "\n".join(filter(None, [*problems, description]))
@@ -129,3 +131,9 @@ class ConceptsPage(ui_extra_networks.ExtraNetworksPage):  # type: ignore[misc]
         if _PATTERN.search(" ".join([mark, *words])):
             mark = f"{mark[:-1]}:1>"
         return json.dumps(" ".join([mark, *words]))
+
+
+def register_pages() -> None:
+    """Add the tabs; the host takes them up anew whenever it makes its page."""
+    for network in NETWORKS:
+        ui_extra_networks.register_page(ConceptsPage(network))

@@ -11,8 +11,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from modules import errors, shared
-
 from alignit.algorithm.controls import Controls, ControlsError
 from alignit.prompt.class_words import ClassWordError, ClassWords, place_in_list, remembered_or_none, with_class_word
 from alignit.prompt.resolve import WordSource
@@ -26,6 +24,7 @@ from alignit.webui.generation.inspection import (
     seen_chunk,
     seen_concept,
 )
+from alignit.webui.host import host
 from alignit.webui.networks.networks import methods
 
 MAX_TEXT = 20_000
@@ -109,7 +108,7 @@ def answer(question: str, prompt: str, class_words: str, controls: str, styles: 
     except (InspectionError, ClassWordError, ControlsError) as error:
         answered |= {"error": f"{error}", "keep": _is_malformed(class_words, controls)}
     except Exception:
-        errors.report("AlignIT: error while looking at the prompt", exc_info=True)
+        host().life.report("AlignIT: error while looking at the prompt")
         answered["error"] = "An error while looking at the prompt; the console has the details."
     return json.dumps(answered)
 
@@ -123,7 +122,7 @@ def _answered(asked: Question, prompt: str, class_words: str, controls: str, sty
                 "Nothing of it is lost, and pictures are made with all of it."
             )
     # The host puts the styles into the prompt before anything else of it is read.
-    prompt = shared.prompt_styles.apply_styles_to_prompt(prompt, list(styles or ()))
+    prompt = host().prompts.with_styles(prompt, list(styles or ()))
     brackets = prompt.count("(") + prompt.count("[")
     if "[" in prompt and brackets > _MAX_BRACKETS:
         raise InspectionError(
