@@ -65,9 +65,8 @@ def test_it_is_aligned(sparkling_host: WebUI, weights: Path, prompt: str, class_
 def test_where_alignit_is_off_it_is_what_its_method_is(sparkling_host: WebUI, weights: Path) -> None:  # noqa: ARG001
     host = sparkling_host
     ours = host.txt2img("a <glitter=red> ball in snow <sparkle:glitter:1>")
-    again = host.txt2img("a glitter ball in snow <sparkle:glitter:1>")
-    assert ours == again
-    assert ours != host.txt2img("a glitter ball in snow")
+    assert ours == host.txt2img("a red ball in snow <sparkle:glitter:1>")
+    assert ours != host.txt2img("a red ball in snow")
 
 
 def test_what_is_wrong_is_said(sparkling_host: WebUI, weights: Path) -> None:  # noqa: ARG001

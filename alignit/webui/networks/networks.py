@@ -71,7 +71,7 @@ class Active:
         """Return what a concept's mark in angle brackets means where AlignIT is off; None: it stays as typed."""
         concept = self.find(mark.name)
         if concept is not None:
-            return concept.words or mark.class_word or next(iter(concept.class_words), None)
+            return mark.class_word or next(iter(concept.class_words), None)
         return _plain_name(mark)
 
 
