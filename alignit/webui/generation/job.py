@@ -8,17 +8,13 @@ text encoders are changed while a positive prompt is encoded, the UNet has a hoo
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from modules import errors, shared
-from modules.hypernetworks import hypernetwork
 
-from alignit.algorithm.controls import Controls
-from alignit.algorithm.injection import Injector
-from alignit.algorithm.projections import ChangedAtConcepts, ChangedEverywhere, ProjectionHooks, needs_projections
-from alignit.concepts.weight_change import Change
+from alignit.algorithm.conditioning import Injected
+from alignit.algorithm.injection import Conditioning, Injection
 from alignit.patches import replaced
 from alignit.prompt.class_words import ClassWords
 from alignit.prompt.syntax import without_class_words
@@ -28,6 +24,7 @@ from alignit.webui.generation.infotext import write_info
 from alignit.webui.generation.maps import MapRecording, Schedules, TextWords, words_in
 from alignit.webui.generation.notes import Notes
 from alignit.webui.generation.takeover import Takeover, attached
+from alignit.webui.host import host
 from alignit.webui.host.encoders import Concept, DummyRows, Encoding, UnsupportedEncoderError
 from alignit.webui.networks.networks import NETWORKS, Active, read_networks
 
@@ -40,19 +37,19 @@ class _Conds:
     """A conditioning that was computed for this generation.
 
     Attributes:
-        conds: The host's object; a pass of sampling is known by it.
-        concepts: The concepts injected into it.
-        changes: For each of them that has one, its change of W_k and W_v.
         networks: What the prompt's networks named for it.
         state: What else it was computed with: see `_encoder_state`.
+        prompts: Those of its prompts that hold concepts.
+        conds: The host's object; a pass of sampling is known by it.
+        conditioning: What the UNet samples with.
         schedules: The words of its texts, where attention maps are wanted.
     """
 
-    conds: Any
-    concepts: set[str]
-    changes: dict[str, Change]
-    networks: Active
+    networks: Active = field(default_factory=Active)
     state: tuple[Any, ...] = ()
+    prompts: list[Injected] = field(default_factory=list)
+    conds: Any = None
+    conditioning: Conditioning = field(default_factory=Conditioning)
     schedules: Schedules | None = None
 
 
@@ -65,13 +62,10 @@ class Job:
         self._arguments = arguments
         self._notes = Notes(p)
         self._concepts = Concepts(ClassWords(arguments.class_words), arguments.base_controls, self._notes.say)
-        self._injector = Injector()
-        self._projections: ProjectionHooks | None = None
-        self._at_concepts: ChangedAtConcepts | None = None
+        self._injection = Injection(levels=_levels, prepare=host().sampling.inputs)
         self._failed = False
         self._computed: list[_Conds] = []
-        self._computing = _Conds(None, set(), {}, Active())
-        self._sampled_with: tuple[Any, ...] = ()
+        self._computing = _Conds()
         self._dummies: dict[Any, DummyRows] = {}
         # The host keeps conditionings for all jobs, under the prompt as typed: ours must not get in, nor its out.
         self._caches = {name: [None, None] for name in ("cached_c", "cached_hr_c") if hasattr(p, name)}
@@ -138,21 +132,15 @@ class Job:
             # Asked for at each step, as a refiner changes model and conditioning in mid-sampling.
             conds = self._p.get_conds()[0]
             computed = next((known for known in self._computed if known.conds is conds), None)
-            unet = shared.sd_model.model.diffusion_model
+            model = host().model()
             if computed is None:
                 # Not computed here: another extension made it, of the concepts or without them.
-                self._injector.expected |= set().union(*(known.concepts for known in self._computed))
+                everything = Conditioning.joined(known.conditioning for known in self._computed)
+                self._injection.use(everything, model.identity)
             else:
-                self._injector.expected |= computed.concepts
-                self._watch_projections(computed, unet)
-            if self.aligns:
-                fraction = denoiser.step / denoiser.total_steps
-                self._injector.inactive = {
-                    name for name, controls in self._controls().items() if not controls.steps.is_active(fraction)
-                }
-                self._injector.watch(unet)
-                if self._at_concepts is not None:
-                    self._at_concepts.fraction = fraction
+                self._injection.use(computed.conditioning, (model.identity, computed.state))
+            fraction = 0.0 if self._injection.steady else denoiser.step / denoiser.total_steps
+            self._injection.step(model.unet, fraction)
         except Exception:
             self._fail(
                 "following the sampling",
@@ -166,31 +154,6 @@ class Job:
             conds = self._p.get_conds()[0]
             computed = next((known for known in self._computed if known.conds is conds), None)
             maps.before_step(computed.schedules if computed else None, params)
-
-    def _watch_projections(self, computed: _Conds, unet: Any) -> None:
-        # The same modules can hold another checkpoint's weights, and the next pass other deltas or LoRAs. Where it has
-        # the same, what was computed for the pass before holds.
-        changes = computed.changes if self.aligns else computed.networks.changes
-        controls, sd_model = self._controls(), shared.sd_model
-        sampled_with = self.aligns, changes, controls, computed.state, id(sd_model), sd_model.sd_checkpoint_info
-        if self._sampled_with != sampled_with:
-            self._sampled_with = sampled_with
-            self._release_projections()
-            if self.aligns and any(
-                needs_projections(controls[name], name in computed.changes) for name in computed.concepts
-            ):
-                self._projections = self._at_concepts = ChangedAtConcepts(
-                    self._injector.injected, computed.changes, controls, len(unet.channel_mult), _through_hypernetworks
-                )
-            elif not self.aligns and computed.networks.deltas:
-                self._projections = ChangedEverywhere(computed.networks.changes)
-        if self._projections is not None:
-            self._projections.watch(unet)
-
-    def _release_projections(self) -> None:
-        if self._projections is not None:
-            self._projections.release()
-            self._projections = self._at_concepts = None
 
     def _get_conds(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def get_conds_with_caching(
@@ -206,7 +169,7 @@ class Job:
                 return original(function, required_prompts, steps, caches, extra_network_data, *args, **kwargs)
             sd_model = shared.sd_model
             state = _encoder_state(extra_network_data)
-            self._computing = _Conds(None, set(), {}, self._read_networks(extra_network_data), state)
+            self._computing = _Conds(self._read_networks(extra_network_data), state)
             self._read(required_prompts)
             dummies = self._dummies.setdefault(state, {})
             learned = self._learned(sd_model, sd_model.get_learned_conditioning, dummies)
@@ -214,6 +177,7 @@ class Job:
                 conds = original(function, required_prompts, steps, caches, extra_network_data, *args, **kwargs)
             if not any(known.conds is conds for known in self._computed):
                 self._computing.conds = conds
+                self._computing.conditioning = self._conditioning()
                 maps = MapRecording.of(self._p)
                 if maps is not None:
                     hires_steps = args[0] if args else kwargs.get("hires_steps")
@@ -223,6 +187,18 @@ class Job:
             return conds
 
         return get_conds_with_caching
+
+    def _conditioning(self) -> Conditioning:
+        """Return what is sampled with, of what was computed just now."""
+        if not self.aligns:
+            return Conditioning(everywhere=tuple(self._computing.networks.changes))
+        prompts = tuple(self._computing.prompts)
+        concepts = [self._found(name) for name in dict.fromkeys(n for prompt in prompts for n in prompt.rows.values())]
+        return Conditioning(
+            prompts,
+            {concept.name: concept.controls for concept in concepts},
+            {concept.name: concept.change for concept in concepts if concept.change is not None},
+        )
 
     def _words(self, text: str, wanted: Sequence[str]) -> TextWords:
         if self.aligns:
@@ -283,9 +259,6 @@ class Job:
     def _found(self, name: str) -> Concept:
         return self._concepts.found[name].concept
 
-    def _controls(self) -> dict[str, Controls]:
-        return {name: found.concept.controls for name, found in self._concepts.found.items()}
-
     def _read_networks(self, extra_network_data: Any) -> Active:
         networks = Active()
         try:
@@ -301,17 +274,11 @@ class Job:
     def _say_unused(self, computed: _Conds) -> None:
         if not self.aligns:
             return
-        for note in self._concepts.unused(computed.networks, computed.concepts):
+        for note in self._concepts.unused(computed.networks, computed.conditioning.concepts):
             self._notes.say(note)
 
     def _note_injected(self, encoding: Encoding) -> None:
-        self._injector.injected += encoding.injected
-        for name in {name for injected in encoding.injected for name in injected.rows.values()}:
-            self._computing.concepts.add(name)
-            concept = self._found(name)
-            if concept.change is not None:
-                self._computing.changes[name] = concept.change
-            self._injector.always_active &= concept.controls.steps.always
+        self._computing.prompts += encoding.injected
         if self._concepts.found:
             write_info(self._p, self._arguments, self._concepts.found)
 
@@ -323,9 +290,7 @@ class Job:
             try:
                 samples = original(*args, **kwargs)
             finally:
-                self._injector.release()
-                self._release_projections()
-                self._sampled_with = ()
+                self._injection.release()
                 if maps is not None:
                     maps.release()
             try:
@@ -351,14 +316,13 @@ class Job:
         return close
 
     def _end_pass(self) -> None:
-        lost = self._injector.expected - self._injector.seen
+        lost = self._injection.lost
         if lost and not (shared.state.interrupted or shared.state.skipped):
             self._notes.say(
                 f"{', '.join(sorted(lost))} reached the picture nowhere: something else, such as another extension, "
                 "changed the prompt's conditioning on the way. Turn other extensions off one by one to find it."
             )
-        self._injector.expected = set()
-        self._injector.seen = set()
+        self._injection.begin_pass()
 
     def _fail(self, doing: str, outcome: str = "The rest is made without AlignIT.") -> None:
         errors.report(f"AlignIT: error while {doing}", exc_info=True)
@@ -366,15 +330,14 @@ class Job:
 
     def _give_up(self, note: str) -> None:
         self._failed = True
-        self._injector.expected = set()
         self.forget()
         self._notes.say(note)
 
     def forget(self) -> None:
         """Let go of what was computed for the generation."""
-        self._injector.release()
-        self._injector.injected.clear()
-        self._release_projections()
+        self._injection.release()
+        self._injection.use(Conditioning())
+        self._injection.begin_pass()
         self._computed.clear()
         self._dummies.clear()
         for cache in self._caches.values():
@@ -403,6 +366,5 @@ def _encoder_state(extra_network_data: Any) -> tuple[Any, ...]:
     )
 
 
-def _through_hypernetworks(attention: Any, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    keys, values = hypernetwork.apply_hypernetworks(shared.loaded_hypernetworks, rows[None], attention)
-    return keys[0], values[0]
+def _levels(unet: Any) -> int:
+    return len(unet.channel_mult)

@@ -18,7 +18,7 @@ PLACES = {
     "splice": (alignit.webui.host.encoders, "splice"),
     "read": (alignit.webui.generation.concepts.Concepts, "read"),
     "find_embedding": (alignit.webui.host.embeddings, "_by_name"),
-    "watch": (alignit.algorithm.injection.Injector, "watch"),
+    "watch": (alignit.algorithm.injection.Injection, "step"),
     "job": (alignit.webui.generation.job.Job, "__init__"),
     "prompts": (alignit.webui.generation.compare, "has_concepts"),
     "batch": (alignit.webui.generation.compare.Comparison, "_enter"),
