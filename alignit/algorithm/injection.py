@@ -51,8 +51,8 @@ def row_strength(controls: Controls, changes: bool) -> float:
 
 
 @dataclass(frozen=True)
-class Conditioning:
-    """What pictures are sampled with.
+class EncodedBatch:
+    """What a host encoded for pictures that are sampled together.
 
     Attributes:
         prompts: The prompts that hold concepts, with their rows written as `row_strength` says.
@@ -67,8 +67,8 @@ class Conditioning:
     everywhere: tuple[Change, ...] = ()
 
     @classmethod
-    def joined(cls, several: Iterable[Conditioning]) -> Conditioning:
-        """Return what any of several may be: where something else took rows of them for a conditioning of its own."""
+    def joined(cls, several: Iterable[EncodedBatch]) -> EncodedBatch:
+        """Join several, for where something else took rows of any of them for a conditioning of its own."""
         prompts: list[Injected] = []
         controls: dict[str, Controls] = {}
         changes: dict[str, Change] = {}
@@ -103,32 +103,32 @@ class Conditioning:
 
 
 class Injection:
-    """Does line 4 in a host's UNet, step by step, for the conditioning that the host samples with.
+    """Does line 4 in a host's UNet, step by step, for what the host samples with.
 
     Use as a context manager, or call `release`: no hook is left then.
     """
 
     def __init__(
         self,
-        conditioning: Conditioning | None = None,
+        batch: EncodedBatch | None = None,
         levels: Callable[[torch.nn.Module], int] = lambda _unet: 4,
         prepare: Prepare = unchanged,
     ) -> None:
         """Prepare; nothing is hooked before the first step.
 
         Args:
-            conditioning: What is sampled with; another one can come with `use`.
+            batch: What is sampled with; another one can come with `use`.
             levels: Gives the number of resolutions that a UNet works at: 4 in SD1 and SD2, 3 in SDXL.
             prepare: Gives the inputs of `to_k` and `to_v` for rows of the context, [n, width] each: hypernetworks.
         """
         self._levels = levels
         self._prepare = prepare
-        self._conditioning = conditioning or Conditioning()
+        self._batch = batch or EncodedBatch()
         self._weights: Hashable = None
         self._entry = self._entry_part()
         self._parts: tuple[Part, ...] = ()
         self._unet: torch.nn.Module | None = None
-        # Over a sampling pass, which can have several conditionings.
+        # Over a sampling pass, which can have several of these.
         self._expected: set[str] = set()
         self._seen: set[str] = set()
 
@@ -138,18 +138,18 @@ class Injection:
     def __exit__(self, *_: object) -> None:
         self.release()
 
-    def use(self, conditioning: Conditioning, weights: Hashable = None) -> None:
+    def use(self, batch: EncodedBatch, weights: Hashable = None) -> None:
         """Sample with this from now on.
 
         Args:
-            conditioning: What is sampled with.
+            batch: What is sampled with.
             weights: Stands for the UNet's weights. Where it is another, as after a change of checkpoints or LoRAs in
                 the same modules, what was computed with the weights before is computed again.
         """
-        if (conditioning, weights) == (self._conditioning, self._weights):
+        if (batch, weights) == (self._batch, self._weights):
             return
         self.release()
-        self._conditioning, self._weights = conditioning, weights
+        self._batch, self._weights = batch, weights
         self._entry = self._entry_part()
 
     def begin_pass(self) -> None:
@@ -164,13 +164,13 @@ class Injection:
 
         Args:
             unet: The UNet; its forward takes a context [rows, tokens, width].
-            fraction: The fraction of the sampling steps before this one. With a `steady` conditioning any will do.
+            fraction: The fraction of the sampling steps before this one. Where `steady`, any will do.
         """
         if unet is not self._unet:
             self._release_parts()
             self._parts = tuple(self._layer_parts(unet))
             self._unet = unet
-        self._expected |= self._conditioning.concepts
+        self._expected |= self._batch.concepts
         for part in self._parts:
             part.step(unet, fraction)
         self._entry.step(unet, fraction)
@@ -178,7 +178,7 @@ class Injection:
     @property
     def steady(self) -> bool:
         """Whether every step is as the others."""
-        return self._conditioning.steady
+        return self._batch.steady
 
     @property
     def lost(self) -> frozenset[str]:
@@ -197,18 +197,18 @@ class Injection:
         self._entry.release()
 
     def _entry_part(self) -> ContextRows:
-        conditioning = self._conditioning
-        steps = {name: conditioning.controls_of(name).steps for name in conditioning.concepts}
-        return ContextRows(conditioning.prompts, steps)
+        batch = self._batch
+        steps = {name: batch.controls_of(name).steps for name in batch.concepts}
+        return ContextRows(batch.prompts, steps)
 
     def _layer_parts(self, unet: torch.nn.Module) -> Iterator[Part]:
-        conditioning = self._conditioning
-        if conditioning.in_layers:
-            controls = {name: conditioning.controls_of(name) for name in conditioning.in_layers}
+        batch = self._batch
+        if batch.in_layers:
+            controls = {name: batch.controls_of(name) for name in batch.in_layers}
             levels = self._levels(unet)
-            yield ChangedAtConcepts(conditioning.prompts, controls, conditioning.changes, levels, self._prepare)
-        if conditioning.everywhere:
-            yield ChangedEverywhere(conditioning.everywhere)
+            yield ChangedAtConcepts(batch.prompts, controls, batch.changes, levels, self._prepare)
+        if batch.everywhere:
+            yield ChangedEverywhere(batch.everywhere)
 
     def _release_parts(self) -> None:
         for part in self._parts:

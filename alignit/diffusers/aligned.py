@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from alignit.algorithm.controls import MAX_STRENGTH, Controls, ControlsError
-from alignit.algorithm.injection import Conditioning, Injection, row_strength
+from alignit.algorithm.injection import EncodedBatch, Injection, row_strength
 from alignit.algorithm.prompts import base_chunk, dummy_chunk
 from alignit.algorithm.steps import StepRange
 from alignit.concepts.concept import Concept, ModelShapes
@@ -165,13 +165,13 @@ class AlignIT:
 
         negative = self._negative(negative_prompt, len(texts))
         conditioned = condition(self.pipe, prompts, negative, clip_skip, strength_of, filler_of)
-        conditioning = Conditioning(
+        batch = EncodedBatch(
             tuple(conditioned.injected), controls, changes, () if align else self._moved(changes.values())
         )
-        if conditioning.in_layers:
+        if batch.in_layers:
             check_projections(self.pipe.unet)
         with ExitStack() as stack:
-            injection = stack.enter_context(Injection(conditioning, _levels))
+            injection = stack.enter_context(Injection(batch, _levels))
             sampling = stack.enter_context(Sampling(self.pipe.unet, self.pipe.scheduler, injection))
             if self._maps is not None:
                 alone = [name for name, control in controls.items() if align and control.strength == 0]

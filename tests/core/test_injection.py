@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from alignit.algorithm.conditioning import Injected
 from alignit.algorithm.controls import Controls
-from alignit.algorithm.injection import Conditioning, Injection, row_strength
+from alignit.algorithm.injection import EncodedBatch, Injection, row_strength
 from alignit.concepts.concept import Dense, KeyValueWeights
 from alignit.concepts.layer_names import layer_of
 from alignit.concepts.weight_change import Change
@@ -46,7 +46,7 @@ EARLY, LATE = 0.0, 0.5
 def ranged(*prompts: Injected) -> Injection:
     """An injection in the first half of the steps."""
     half = Controls().with_options("steps 0-0.5")
-    return Injection(Conditioning(prompts, {"cat": half, "dog": half}))
+    return Injection(EncodedBatch(prompts, {"cat": half, "dog": half}))
 
 
 batches = st.permutations(["a", "b", "uncond", "uncond"]).flatmap(
@@ -93,7 +93,7 @@ def test_prompts_that_share_an_injected_row_get_their_own_base_rows_back() -> No
 
 def test_concepts_are_seen_one_by_one_and_then_the_hook_goes() -> None:
     first, later = prompt(1, {2: "cat"}), prompt(2, {3: "dog"})
-    injection, unet = Injection(Conditioning((first, later))), Recorder()
+    injection, unet = Injection(EncodedBatch((first, later))), Recorder()
     with injection:
         injection.step(unet)
         assert injection.lost == {"cat", "dog"}
@@ -162,14 +162,14 @@ def test_prompts_encoded_for_a_model_of_another_width_are_passed_over() -> None:
 
 def test_each_pass_has_to_see_the_concepts_anew_and_lost_is_known_after_the_hooks_are_gone() -> None:
     first, hires = prompt(1, {2: "cat"}), prompt(2, {3: "cat", 4: "dog"})
-    injection, unet = Injection(Conditioning((first,))), Recorder()
+    injection, unet = Injection(EncodedBatch((first,))), Recorder()
     with injection:
         injection.step(unet)
         call(unet, first.conditioning[None])
         assert not injection.lost
         injection.begin_pass()
         assert not injection.lost, "no step has begun"
-        injection.use(Conditioning((hires,)))
+        injection.use(EncodedBatch((hires,)))
         injection.step(unet)
         call(unet, first.conditioning[None])
         assert injection.lost == {"cat", "dog"}
@@ -183,20 +183,20 @@ def test_each_pass_has_to_see_the_concepts_anew_and_lost_is_known_after_the_hook
 
 def test_a_concept_seen_before_the_conditioning_changed_in_mid_pass_is_not_lost() -> None:
     base, refined = prompt(1, {2: "cat"}), prompt(2, {2: "dog"})
-    injection, unet = Injection(Conditioning((base,))), Recorder()
+    injection, unet = Injection(EncodedBatch((base,))), Recorder()
     with injection:
         injection.step(unet)
         call(unet, base.conditioning[None])
-        injection.use(Conditioning((refined,)))
+        injection.use(EncodedBatch((refined,)))
         injection.step(unet)
         assert injection.lost == {"dog"}
 
 
 def test_where_it_is_not_known_which_conditioning_came_any_is_looked_for() -> None:
-    one, two = Conditioning((prompt(1, {2: "cat"}),)), Conditioning((prompt(2, {3: "dog"}),))
+    one, two = EncodedBatch((prompt(1, {2: "cat"}),)), EncodedBatch((prompt(2, {3: "dog"}),))
     injection, unet = Injection(), Recorder()
     with injection:
-        injection.use(Conditioning.joined([one, two]))
+        injection.use(EncodedBatch.joined([one, two]))
         injection.step(unet)
         call(unet, torch.cat([one.prompts[0].conditioning, two.prompts[0].conditioning])[None])
         assert not injection.lost
@@ -236,7 +236,7 @@ def test_whatever_is_asked_for_equals_overwriting_by_index(
     for row in rows:
         conditioning[row] = torch.lerp(base[row], dummy[row], row_strength(controls, changed))
     prompts = (Injected(conditioning, base, rows),)
-    injection = Injection(Conditioning(prompts, {"cat": controls}, {"cat": CHANGE} if changed else {}))
+    injection = Injection(EncodedBatch(prompts, {"cat": controls}, {"cat": CHANGE} if changed else {}))
     x, t = torch.randn(2, 10, 4, generator=generator), torch.full((2,), 0.3)
     with torch.no_grad(), injection:
         for fraction in (number / 4 for number in fractions):
@@ -273,7 +273,7 @@ def test_concepts_of_every_kind_in_one_prompt() -> None:
     for row, dummy in zip(rows, (plain, weighted, keys), strict=True):
         conditioning[row] = dummy[row]
     controls = {"keys": Controls(values=False)}
-    injection = Injection(Conditioning((Injected(conditioning, base, rows),), controls, {"weighted": CHANGE}))
+    injection = Injection(EncodedBatch((Injected(conditioning, base, rows),), controls, {"weighted": CHANGE}))
     x, t = torch.randn(1, 10, 4, generator=generator), torch.full((1,), 0.3)
     with torch.no_grad(), injection:
         injection.step(UNET)
@@ -304,7 +304,7 @@ def test_other_weights_in_the_same_modules_are_computed_with_anew() -> None:
     conditioning = base.clone()
     conditioning[4] = dummy[4]
     half = {"cat": Controls().with_options("0.5; keys")}
-    given_rows = Conditioning((Injected(conditioning, base, {4: "cat"}),), half)
+    given_rows = EncodedBatch((Injected(conditioning, base, {4: "cat"}),), half)
     unet = reference.UNet()
     x, t = torch.randn(1, 10, 4, generator=generator), torch.full((1,), 0.3)
     with torch.no_grad(), Injection() as injection:

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_flatten
 
 from alignit.algorithm.conditioning import Injected
 from alignit.algorithm.controls import Controls
-from alignit.algorithm.injection import Conditioning, Injection
+from alignit.algorithm.injection import EncodedBatch, Injection
 from alignit.concepts.concept import Dense, Factors, KeyValueWeights
 from alignit.concepts.layer_names import layer_of
 from alignit.concepts.weight_change import Change
@@ -63,11 +63,11 @@ def prompt(seed: int, rows: dict[int, str]) -> tuple[Injected, torch.Tensor]:
 def at_concepts(
     injected: list[Injected], changes: dict[str, Change], controls: dict[str, Controls] | None = None
 ) -> Injection:
-    return Injection(Conditioning(tuple(injected), controls or {}, changes))
+    return Injection(EncodedBatch(tuple(injected), controls or {}, changes))
 
 
 def for_every_token(changes: list[Change]) -> Injection:
-    return Injection(Conditioning(everywhere=tuple(changes)))
+    return Injection(EncodedBatch(everywhere=tuple(changes)))
 
 
 @pytest.mark.parametrize("strength", [1.0, 0.4, 1.6])

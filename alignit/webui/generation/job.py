@@ -1,8 +1,8 @@
-"""One generation with AlignIT on, or with its networks: what is set up for it, and how nothing of it stays behind.
+"""Pictures with AlignIT on, or with its networks: what is computed for them, and how nothing of it stays behind.
 
-A job lives on the host's processing object `p` and nowhere else. It takes the place of some of p's own attributes, on
-the instance alone: where conditionings are computed, where they are cached, where sampling runs, and where p ends. The
-text encoders are changed while a positive prompt is encoded, the UNet has a hook while sampling runs, both in a `with`.
+A job takes the place of some attributes of the host's processing object `p`, on the instance alone: where conditionings
+are computed, where they are cached, where sampling runs. The text encoders are changed while a positive prompt is
+encoded, the UNet has hooks while sampling runs, both in a `with`.
 """
 
 from __future__ import annotations
@@ -11,24 +11,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from modules import errors, shared
-
 from alignit.algorithm.conditioning import Injected
-from alignit.algorithm.injection import Conditioning, Injection
-from alignit.patches import replaced
+from alignit.algorithm.injection import EncodedBatch, Injection
+from alignit.patches import Replaced
 from alignit.prompt.class_words import ClassWords
 from alignit.prompt.syntax import without_class_words
 from alignit.webui.generation.arguments import Arguments
 from alignit.webui.generation.concepts import Concepts, PlainDeltas
+from alignit.webui.generation.encoding import Concept, DummyRows, Encoding
 from alignit.webui.generation.infotext import write_info
 from alignit.webui.generation.maps import MapRecording, Schedules, TextWords, words_in
 from alignit.webui.generation.notes import Notes
-from alignit.webui.generation.takeover import Takeover, attached
 from alignit.webui.host import host
-from alignit.webui.host.encoders import Concept, DummyRows, Encoding, UnsupportedEncoderError
+from alignit.webui.host.ports import Condition, Model, Step, UnsupportedEncoderError
 from alignit.webui.networks.networks import NETWORKS, Active, read_networks
 
-_ATTRIBUTE = "alignit_job"
 _NAMED = " and ".join(f"<{network}:...>" for network in NETWORKS)
 
 
@@ -41,7 +38,7 @@ class _Conds:
         state: What else it was computed with: see `_encoder_state`.
         prompts: Those of its prompts that hold concepts.
         conds: The host's object; a pass of sampling is known by it.
-        conditioning: What the UNet samples with.
+        batch: What the UNet samples with.
         schedules: The words of its texts, where attention maps are wanted.
     """
 
@@ -49,17 +46,24 @@ class _Conds:
     state: tuple[Any, ...] = ()
     prompts: list[Injected] = field(default_factory=list)
     conds: Any = None
-    conditioning: Conditioning = field(default_factory=Conditioning)
+    batch: EncodedBatch = field(default_factory=EncodedBatch)
     schedules: Schedules | None = None
 
 
 class Job:
-    """One generation with AlignIT on, or with Custom Diffusion or CatVersion in its prompt."""
+    """Pictures of one generation that are made in the same way, with AlignIT on or with one of its networks."""
 
-    def __init__(self, p: Any, arguments: Arguments) -> None:
-        """Prepare for a processing object and take it over, until `end`."""
+    def __init__(self, p: Any, arguments: Arguments, maps: MapRecording | None) -> None:
+        """Prepare; nothing is taken over before `take_over`.
+
+        Args:
+            p: The host's processing object.
+            arguments: How the pictures are made.
+            maps: Records the attention maps of the generation, where they are wanted.
+        """
         self._p = p
         self._arguments = arguments
+        self._maps = maps
         self._notes = Notes(p)
         self._concepts = Concepts(ClassWords(arguments.class_words), arguments.base_controls, self._notes.say)
         self._injection = Injection(levels=_levels, prepare=host().sampling.inputs)
@@ -69,22 +73,27 @@ class Job:
         self._dummies: dict[Any, DummyRows] = {}
         # The host keeps conditionings for all jobs, under the prompt as typed: ours must not get in, nor its out.
         self._caches = {name: [None, None] for name in ("cached_c", "cached_hr_c") if hasattr(p, name)}
-        self._takeover = self._take_over()
+        self._taken: Replaced | None = None
+        self._at_work = False
 
-    def resume(self) -> None:
-        """Take the processing object over once more, where another job had it in between."""
-        self._takeover = self._take_over()
-
-    def _take_over(self) -> Takeover:
+    def take_over(self) -> None:
+        """Make the pictures from now on, for the first time or once more."""
         p = self._p
         replacements = {
             "get_conds_with_caching": self._get_conds(p.get_conds_with_caching),
             "sample": self._sample(p.sample),
-            "close": self._close(p.close),
             **self._caches,
-            _ATTRIBUTE: self,
         }
-        return Takeover(p, replacements)
+        self._taken = Replaced(p, replacements)
+        self._at_work = True
+
+    def give_back(self, p: Any) -> None:
+        """Give the processing object back as it was; or a copy, which has the attributes of its original."""
+        if p is self._p:
+            # What another extension put on top of ours in the meantime stays, and still calls it.
+            self._at_work = False
+        if self._taken is not None:
+            self._taken.give_back(p)
 
     @property
     def aligns(self) -> bool:
@@ -96,64 +105,38 @@ class Job:
         """The class words of the concepts that were found so far, by name."""
         return {name: found.concept.class_word for name, found in self._concepts.found.items()}
 
-    @property
-    def _at_work(self) -> bool:
-        # What another extension put on top of ours in the meantime stays, and still calls it.
-        return Job.of(self._p) is self
-
-    @staticmethod
-    def of(p: Any) -> Job | None:
-        """Return the job of a processing object, or None; a copy has none of its own."""
-        return attached(p, _ATTRIBUTE, Job)
-
-    @staticmethod
-    def end(p: Any) -> None:
-        """Give a processing object back as it was; also a copy of one, which has the attributes of its original."""
-        job = getattr(p, _ATTRIBUTE, None)
-        if isinstance(job, Job):
-            job._takeover.give_back(p)
-
-    @staticmethod
-    def is_copy(p: Any) -> bool:
-        """Say whether a processing object is a copy of one that is at work."""
-        job = getattr(p, _ATTRIBUTE, None)
-        return isinstance(job, Job) and job._p is not p
-
     def begin_pass(self) -> None:
         """A sampling pass begins: txt2img has two of them with hires fix."""
+        if self._maps is not None:
+            self._maps.begin_pass()
         self._end_pass()
-        maps = MapRecording.of(self._p)
-        if maps is not None:
-            maps.begin_pass()
 
-    def before_step(self, denoiser: Any) -> None:
-        """A step of sampling begins, with the host's `CFGDenoiser`."""
+    def step(self, step: Step) -> None:
+        """A step of sampling begins."""
         try:
             # Asked for at each step, as a refiner changes model and conditioning in mid-sampling.
             conds = self._p.get_conds()[0]
             computed = next((known for known in self._computed if known.conds is conds), None)
-            model = host().model()
-            if computed is None:
-                # Not computed here: another extension made it, of the concepts or without them.
-                everything = Conditioning.joined(known.conditioning for known in self._computed)
-                self._injection.use(everything, model.identity)
-            else:
-                self._injection.use(computed.conditioning, (model.identity, computed.state))
-            fraction = 0.0 if self._injection.steady else denoiser.step / denoiser.total_steps
-            self._injection.step(model.unet, fraction)
+            self._inject(computed, step)
         except Exception:
             self._fail(
                 "following the sampling",
                 "The concepts stay injected at every step of this picture; what comes next is made without AlignIT.",
             )
+            computed = None
+        if self._maps is not None:
+            # After the injection's hooks, whose keys are to be seen.
+            self._maps.before_step(computed.schedules if computed else None, step)
 
-    def record_step(self, params: Any) -> None:
-        """Record the attention of a step, with the host's `CFGDenoiserParams`: after `before_step` and its hooks."""
-        maps = MapRecording.of(self._p)
-        if maps is not None:
-            conds = self._p.get_conds()[0]
-            computed = next((known for known in self._computed if known.conds is conds), None)
-            maps.before_step(computed.schedules if computed else None, params)
+    def _inject(self, computed: _Conds | None, step: Step) -> None:
+        model = host().model()
+        if computed is None:
+            # Not computed here: another extension made it, of the concepts or without them.
+            everything = EncodedBatch.joined(known.batch for known in self._computed)
+            self._injection.use(everything, model.identity)
+        else:
+            self._injection.use(computed.batch, (model.identity, computed.state))
+        self._injection.step(model.unet, 0.0 if self._injection.steady else step.fraction)
 
     def _get_conds(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def get_conds_with_caching(
@@ -167,34 +150,32 @@ class Job:
         ) -> Any:
             if not self._at_work or getattr(required_prompts, "is_negative_prompt", False):
                 return original(function, required_prompts, steps, caches, extra_network_data, *args, **kwargs)
-            sd_model = shared.sd_model
+            model = host().model()
             state = _encoder_state(extra_network_data)
             self._computing = _Conds(self._read_networks(extra_network_data), state)
             self._read(required_prompts)
             dummies = self._dummies.setdefault(state, {})
-            learned = self._learned(sd_model, sd_model.get_learned_conditioning, dummies)
-            with replaced(sd_model, "get_learned_conditioning", learned):
+            with model.conditioning(lambda learned: self._learned(model, learned, dummies)):
                 conds = original(function, required_prompts, steps, caches, extra_network_data, *args, **kwargs)
             if not any(known.conds is conds for known in self._computed):
                 self._computing.conds = conds
-                self._computing.conditioning = self._conditioning()
-                maps = MapRecording.of(self._p)
-                if maps is not None:
+                self._computing.batch = self._batch()
+                if self._maps is not None:
                     hires_steps = args[0] if args else kwargs.get("hires_steps")
-                    self._computing.schedules = maps.read(required_prompts, steps, hires_steps, self._words)
+                    self._computing.schedules = self._maps.read(required_prompts, steps, hires_steps, self._words)
                 self._computed.append(self._computing)
                 self._say_unused(self._computing)
             return conds
 
         return get_conds_with_caching
 
-    def _conditioning(self) -> Conditioning:
+    def _batch(self) -> EncodedBatch:
         """Return what is sampled with, of what was computed just now."""
         if not self.aligns:
-            return Conditioning(everywhere=tuple(self._computing.networks.changes))
+            return EncodedBatch(everywhere=tuple(self._computing.networks.changes))
         prompts = tuple(self._computing.prompts)
         concepts = [self._found(name) for name in dict.fromkeys(n for prompt in prompts for n in prompt.rows.values())]
-        return Conditioning(
+        return EncodedBatch(
             prompts,
             {concept.name: concept.controls for concept in concepts},
             {concept.name: concept.change for concept in concepts if concept.change is not None},
@@ -207,9 +188,9 @@ class Job:
                 for name, found in self._concepts.found.items()
                 if found.concept.controls.strength == 0
             }
-            return words_in(shared.sd_model, self._concepts, text, wanted, alone)
+            return words_in(host().model(), self._concepts, text, wanted, alone)
         lookup = PlainDeltas(self._computing.networks.deltas)
-        return words_in(shared.sd_model, lookup, self._without_class_words([text])[0], wanted)
+        return words_in(host().model(), lookup, self._without_class_words([text])[0], wanted)
 
     def _read(self, prompts: Any) -> None:
         # All of them first: the parts of AND and the batch's prompts are encoded one by one, and a class word given in
@@ -222,13 +203,13 @@ class Job:
         except Exception:
             self._fail("reading the prompt")
 
-    def _learned(self, sd_model: Any, original: Callable[[Any], Any], dummies: DummyRows) -> Callable[[Any], Any]:
+    def _learned(self, model: Model, original: Condition, dummies: DummyRows) -> Condition:
         def get_learned_conditioning(texts: Any) -> Any:
             if self.aligns:
                 try:
                     for text in texts:
                         self._concepts.read(text)
-                    encoding = Encoding(sd_model, self._concepts, self._found, dummies)
+                    encoding = Encoding(model, self._concepts, self._found, dummies)
                     conditioning = encoding.run(original, texts)
                     self._note_injected(encoding)
                     return conditioning
@@ -238,11 +219,11 @@ class Job:
                     self._fail("encoding the prompt")
             plain_texts = type(texts)(self._without_class_words(texts), copy_from=texts)
             networks = self._computing.networks
-            with networks.changed_encoder(sd_model):
+            with networks.changed_encoder(model):
                 if networks.deltas:
                     try:
                         lookup = PlainDeltas(networks.deltas)
-                        return Encoding(sd_model, lookup, self._found).run(original, plain_texts)
+                        return Encoding(model, lookup, self._found).run(original, plain_texts)
                     except UnsupportedEncoderError as error:
                         self._notes.say(f"{error}. The tokens of <delta:...> are read as plain text.")
                 return original(plain_texts)
@@ -266,7 +247,7 @@ class Job:
         except UnsupportedEncoderError as error:
             self._notes.say(f"{error}. {_NAMED} is not used.")
         except Exception:
-            errors.report("AlignIT: error while reading concepts", exc_info=True)
+            host().life.report("AlignIT: error while reading concepts")
             self._notes.say(f"An error while reading {_NAMED}; the console has the details. It is not used.")
         self._concepts.networks = networks
         return networks
@@ -274,7 +255,7 @@ class Job:
     def _say_unused(self, computed: _Conds) -> None:
         if not self.aligns:
             return
-        for note in self._concepts.unused(computed.networks, computed.conditioning.concepts):
+        for note in self._concepts.unused(computed.networks, computed.batch.concepts):
             self._notes.say(note)
 
     def _note_injected(self, encoding: Encoding) -> None:
@@ -286,38 +267,28 @@ class Job:
         def sample(*args: Any, **kwargs: Any) -> Any:
             if not self._at_work:
                 return original(*args, **kwargs)
-            maps = MapRecording.of(self._p)
             try:
                 samples = original(*args, **kwargs)
             finally:
                 self._injection.release()
-                if maps is not None:
-                    maps.release()
+                if self._maps is not None:
+                    self._maps.release()
             try:
                 self._end_pass()
             except Exception:
                 self._fail("looking where the concepts arrived")
-            if maps is not None:
-                maps.end_sampling()
+            if self._maps is not None:
+                self._maps.end_sampling()
             # Only now: the prompt of hires fix is encoded in mid-sampling.
-            stopped = shared.state.interrupted or shared.state.skipped
-            if self.aligns and not stopped and not self._concepts.found and not self._notes:
+            if self.aligns and not host().sampling.interrupted and not self._concepts.found and not self._notes:
                 self._notes.say("No concept in the prompt: the picture is the same as without AlignIT.")
             return samples
 
         return sample
 
-    def _close(self, original: Callable[[], None]) -> Callable[[], None]:
-        def close() -> None:
-            self.end(self._p)
-            self.forget()
-            original()
-
-        return close
-
     def _end_pass(self) -> None:
         lost = self._injection.lost
-        if lost and not (shared.state.interrupted or shared.state.skipped):
+        if lost and not host().sampling.interrupted:
             self._notes.say(
                 f"{', '.join(sorted(lost))} reached the picture nowhere: something else, such as another extension, "
                 "changed the prompt's conditioning on the way. Turn other extensions off one by one to find it."
@@ -325,7 +296,7 @@ class Job:
         self._injection.begin_pass()
 
     def _fail(self, doing: str, outcome: str = "The rest is made without AlignIT.") -> None:
-        errors.report(f"AlignIT: error while {doing}", exc_info=True)
+        host().life.report(f"AlignIT: error while {doing}")
         self._give_up(f"An error while {doing}; the console has the details. {outcome}")
 
     def _give_up(self, note: str) -> None:
@@ -336,9 +307,10 @@ class Job:
     def forget(self) -> None:
         """Let go of what was computed for the generation."""
         self._injection.release()
-        self._injection.use(Conditioning())
+        self._injection.use(EncodedBatch())
         self._injection.begin_pass()
         self._computed.clear()
+        self._computing = _Conds(self._computing.networks, self._computing.state)
         self._dummies.clear()
         for cache in self._caches.values():
             cache[:] = [None, None]
@@ -354,16 +326,7 @@ def _encoder_state(extra_network_data: Any) -> tuple[Any, ...]:
         for name, all_params in (extra_network_data or {}).items()
         if name not in NETWORKS
     }
-    opts = shared.opts
-    return (
-        shared.sd_model.sd_checkpoint_info,
-        opts.CLIP_stop_at_last_layers,
-        opts.sdxl_clip_l_skip,
-        opts.emphasis,
-        opts.fp8_storage,
-        opts.cache_fp16_weight,
-        repr(sorted(networks.items())),
-    )
+    return host().model().encoding_state, repr(sorted(networks.items()))
 
 
 def _levels(unet: Any) -> int:

@@ -12,27 +12,19 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
-from modules import errors, images, prompt_parser, shared
 from PIL import Image
 
 from alignit.maps.attention_maps import AttentionMaps, MappedText, Recorder, Word, newest_within
 from alignit.maps.pictures import sheet, thumbnail
 from alignit.maps.words import MAX_TOKENS, MAX_WORDS, MapChoice, bounded, names_of, words_of
 from alignit.prompt.syntax import name_key
+from alignit.webui.generation.encoding import Lookup, embedding_names, find_concepts
 from alignit.webui.generation.notes import Notes
-from alignit.webui.generation.takeover import attached
-from alignit.webui.host.encoders import (
-    HostVocabulary,
-    Lookup,
-    UnsupportedEncoderError,
-    embedding_names,
-    find_concepts,
-    text_encoders,
-)
+from alignit.webui.host import host
+from alignit.webui.host.ports import Model, Step, UnsupportedEncoderError
 
 _MAX_KEPT = 256 << 20  # bytes of maps that are kept for the API
 _FONT_SIZE = 16
-_ATTRIBUTE = "alignit_maps"
 
 
 @dataclass(frozen=True)
@@ -79,12 +71,12 @@ KEPT = Kept()
 
 
 def words_in(
-    sd_model: Any, lookup: Lookup, text: str, wanted: Sequence[str], alone: Mapping[str, str] | None = None
+    model: Model, lookup: Lookup, text: str, wanted: Sequence[str], alone: Mapping[str, str] | None = None
 ) -> TextWords:
     """Find words in a text as it is encoded.
 
     Args:
-        sd_model: The host's model.
+        model: The host's model.
         lookup: Finds the concepts.
         text: The text.
         wanted: The words, or none for each of the text.
@@ -93,21 +85,21 @@ def words_in(
     Raises:
         UnsupportedEncoderError: The model's text encoders cannot be used.
     """
-    if getattr(shared.opts, "use_old_emphasis_implementation", False):
+    if host().options.old_emphasis:
         raise UnsupportedEncoderError("the setting 'Use old emphasis implementation' is on; turn it off for them")
-    chunks = find_concepts(sd_model, lookup, text)
+    chunks = find_concepts(model, lookup, text)
     names = [names_of(chunk, embedding_names(chunk.chunk), alone or {}) for chunk in chunks]
-    vocabulary = HostVocabulary(text_encoders(sd_model)[0])
+    vocabulary = model.encoders[0]
     every = words_of(chunks, names, vocabulary)
     words = words_of(chunks, names, vocabulary, wanted) if wanted else every
     return TextWords(text, tuple(words), tuple(word.text for word in every))
 
 
 class MapRecording:
-    """Records the attention maps of a generation. It lives on the host's processing object `p`, beside its jobs."""
+    """Records the attention maps of a generation, over all of its jobs."""
 
     def __init__(self, p: Any, choice: MapChoice) -> None:
-        """Begin for a processing object, until `end`."""
+        """Begin for a processing object, until `forget`."""
         self._p = p
         self._choice = choice
         self._say = Notes(p).say
@@ -121,23 +113,10 @@ class MapRecording:
         self._pictures: dict[int, KeptPicture] = {}
         self._sheets: dict[int, Image.Image] = {}
         self._drawn: list[int] = []
-        setattr(p, _ATTRIBUTE, self)
         if script_runs(p):
             p.comment(
                 "AlignIT: a script makes the pictures, so that there are no sheets with attention maps among them."
             )
-
-    @staticmethod
-    def of(p: Any) -> MapRecording | None:
-        """Return the recording of a processing object, or None; a copy has none of its own."""
-        return attached(p, _ATTRIBUTE, MapRecording)
-
-    @staticmethod
-    def end(p: Any) -> None:
-        """Give a processing object back as it was; also a copy of one, which has the attributes of its original."""
-        recording = vars(p).pop(_ATTRIBUTE, None)
-        if isinstance(recording, MapRecording) and recording._p is p:
-            recording._forget()
 
     def read(
         self, prompts: Any, steps: int, hires_steps: int | None, words: Callable[[str, Sequence[str]], TextWords]
@@ -153,15 +132,13 @@ class MapRecording:
         if self._off:
             return None
         try:
-            of_pictures, flat, _ = prompt_parser.get_multicond_prompt_list(prompts)
-            schedules = prompt_parser.get_learned_conditioning_prompt_schedules(
-                flat, steps, hires_steps, shared.opts.use_old_scheduling
-            )
+            of_pictures, flat = host().prompts.parts(prompts)
+            schedules = host().prompts.schedules(flat, steps, hires_steps)
             known: dict[str, TextWords] = {}
             for text in (text for schedule in schedules for _, text in schedule):
                 if text not in known:
                     known[text] = words(text, self._choice.words)
-            by_part = [[(int(end), known[text]) for end, text in schedule] for schedule in schedules]
+            by_part = [[(end, known[text]) for end, text in schedule] for schedule in schedules]
             return [[by_part[index] for index, _weight in parts] for parts in of_pictures]
         except UnsupportedEncoderError as error:
             self._give_up(f"{error}.")
@@ -177,39 +154,36 @@ class MapRecording:
         self._all_words.clear()
         self._steps = 0
 
-    def before_step(self, schedules: Schedules | None, params: Any) -> None:
+    def before_step(self, schedules: Schedules | None, step: Step) -> None:
         """A step begins, after all hooks that change keys were set.
 
         Args:
             schedules: What `read` returned for the conditioning that is used; None where it was not read.
-            params: The host's `CFGDenoiserParams`.
+            step: The step.
         """
         if self._off:
             return
         try:
-            self._begin_step(schedules, params)
+            self._begin_step(schedules, step)
         except Exception:
             self._fail("following the sampling")
 
-    def _begin_step(self, schedules: Schedules | None, params: Any) -> None:
+    def _begin_step(self, schedules: Schedules | None, step: Step) -> None:
         if not self._began:
             self._began = True
             KEPT.pictures = {}
-        denoiser = params.denoiser
-        if not self._choice.steps.is_active(denoiser.step / denoiser.total_steps):
+        if not self._choice.steps.is_active(step.fraction):
             self._recorder.release()
             return
-        cond = params.text_cond
-        cond = cond["crossattn"] if isinstance(cond, dict) else cond
-        rows = [] if schedules is None else self._rows(schedules, denoiser.step)
-        if len(rows) != len(cond):
+        rows = [] if schedules is None else self._rows(schedules, step.number)
+        if len(rows) != len(step.conditioning):
             self._give_up(
                 "an error, or another extension, changed the prompt's conditioning, whose words are not known then."
             )
             return
-        unet = shared.sd_model.model.diffusion_model
+        unet: Any = host().model().unet
         self._recorder.watch(unet, len(unet.channel_mult))
-        self._recorder.begin_step(rows, (params.x.shape[-2], params.x.shape[-1]))
+        self._recorder.begin_step(rows, step.size)
         self._steps += 1
 
     def _rows(self, schedules: Schedules, step: int) -> list[MappedText]:
@@ -255,12 +229,12 @@ class MapRecording:
         if self._off:
             return
         if error is not None:
-            errors.report(f"AlignIT: error while recording attention maps: {error}", exc_info=False)
+            host().life.report(f"AlignIT: error while recording attention maps: {error}", traceback=False)
             self._give_up(f"an error while recording, {error}.")
             return
         maps = self._recorder.take()
         self._say_missing()
-        if not (shared.state.interrupted or shared.state.skipped):
+        if not host().sampling.interrupted:
             if not self._steps:
                 steps = self._choice.steps
                 self._say(f"No attention maps: no step of the sampling is in steps {steps.start:g}-{steps.end:g}.")
@@ -303,7 +277,7 @@ class MapRecording:
                 for word in kept.maps.words:
                     heat_map = kept.maps.heat_map(word)
                     cells.append((heat_map.overlay(small), f"{word}\nup to {heat_map.peak:.2%}"))
-                self._sheets[number] = sheet(cells, images.get_font(_FONT_SIZE))
+                self._sheets[number] = sheet(cells, host().pictures.font(_FONT_SIZE))
             within = newest_within({n: item.maps for n, item in self._pictures.items()}, _MAX_KEPT)
             self._pictures = {n: self._pictures[n] for n in within}
         except Exception:
@@ -325,7 +299,7 @@ class MapRecording:
             # The host itself has no text for masks, which it can put behind each picture.
             processed.infotexts += [processed.info] * (len(processed.images) - len(processed.infotexts))
         for number, picture in self._sheets.items():
-            if shared.opts.enable_pnginfo:
+            if host().options.get("enable_pnginfo", True):
                 picture.info["parameters"] = texts[number]
             processed.images.append(picture)
             processed.infotexts.append(texts[number])
@@ -335,7 +309,8 @@ class MapRecording:
         """Remove the hooks."""
         self._recorder.release()
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
+        """Remove the hooks, and let go of what was recorded."""
         self._recorder.release()
         self._recorder.forget()
         self._texts.clear()
@@ -344,11 +319,11 @@ class MapRecording:
 
     def _give_up(self, why: str) -> None:
         self._off = True
-        self._forget()
+        self.forget()
         self._say(f"No attention maps: {why}")
 
     def _fail(self, doing: str) -> None:
-        errors.report(f"AlignIT: error with attention maps while {doing}", exc_info=True)
+        host().life.report(f"AlignIT: error with attention maps while {doing}")
         self._give_up(f"an error while {doing}; the console has the details.")
 
 

@@ -12,8 +12,6 @@ from enum import Enum
 from typing import Any
 
 from fastapi import FastAPI, HTTPException, Query, Request
-from modules import shared
-from modules.call_queue import queue_lock
 from pydantic import BaseModel, Extra, Field
 
 from alignit.algorithm.controls import ControlsError, Layers
@@ -22,9 +20,10 @@ from alignit.maps.pictures import grey
 from alignit.prompt.class_words import remembered_or_none
 from alignit.webui.generation.inspection import InspectionError, inspect_prompt
 from alignit.webui.generation.maps import KEPT, KeptPicture
-from alignit.webui.host.embeddings import all_embeddings
+from alignit.webui.host import host
 from alignit.webui.networks.catversion import ADAPTERS
 from alignit.webui.networks.deltas import DELTAS
+from alignit.webui.networks.embeddings import all_embeddings
 
 _PREFIX = "/alignit/v1"
 _MAX_TEXT = 100_000  # characters; the host has no use for longer prompts, and would take minutes to read one
@@ -128,9 +127,9 @@ class LastMaps(BaseModel):  # type: ignore[misc]
     pictures: list[PictureMaps]
 
 
-def add_routes(_demo: Any, app: FastAPI) -> None:
+def add_routes(app: FastAPI) -> None:
     """Add the routes; the host calls this once its application has started."""
-    if not getattr(shared.cmd_opts, "api", False):
+    if not host().options.flag("api", False):
         return
     dependencies = _authentication(app)
     app.add_api_route(
@@ -194,7 +193,7 @@ def inspect(request: Prompt) -> dict[str, Any]:
     """Look at a prompt as a generation would, without making a picture."""
     try:
         # The text encoder's state is a global of the host, and a generation may be at it.
-        with queue_lock:
+        with host().life.queue:
             return asdict(inspect_prompt(request.prompt, request.class_words, request.controls))
     except (InspectionError, ControlsError) as error:
         raise HTTPException(422, f"AlignIT: {error}") from None

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
-from modules import infotext_utils, ui_components
+from modules import ui_components
 
 from alignit.prompt.syntax import FORBIDDEN
 from alignit.webui.generation.arguments import Arguments, infotext_key, label, value_range
@@ -82,14 +82,14 @@ class Panel:
                 )
         self.components = [enabled, class_words, strength, start, end, controls, compare, attention_maps, map_words]
         self.paste_fields = [
-            infotext_utils.PasteField(enabled, was_enabled),
+            (enabled, was_enabled),
             *(
-                infotext_utils.PasteField(component, infotext_key(name))
+                (component, infotext_key(name))
                 for component, name in zip(
                     self.components[1:5], ("class_words", "strength", "start", "end"), strict=True
                 )
             ),
-            infotext_utils.PasteField(controls, lambda params: params.get(infotext_key("controls"), "")),
+            (controls, lambda params: params.get(infotext_key("controls"), "")),
         ]
         if prompt is not None:
             # javascript/alignit.js sees changes by itself: an event of the prompt box, even one without a server's
