@@ -12,7 +12,7 @@ from alignit.prompt.class_words import ClassWordError, ClassWords, remember
 from alignit.webui.generation.concepts import Concepts, Found
 from alignit.webui.generation.encoding import Concept, embedding_names, find_concepts, single_token, token_texts
 from alignit.webui.host import host
-from alignit.webui.host.ports import UnsupportedEncoderError
+from alignit.webui.host.ports import UnknownHostError, UnsupportedEncoderError
 from alignit.webui.networks.networks import read_networks
 
 
@@ -150,11 +150,18 @@ def _method(concept: Concept) -> str:
 
 
 def seen_chunk(concepts: Concepts, target: TargetChunk[Any], only: str | None = None) -> SeenChunk:
-    """Write a chunk as tokens, with the dummy prompts of all its concepts, or of one of them only."""
+    """Write a chunk as tokens, with the dummy prompts of all its concepts, or of one of them only.
+
+    Raises:
+        InspectionError: The host does not say what the tokens mean.
+    """
     encoder = host().model().encoders[0]
 
     def texts(chunk: Chunk[Any], names: dict[int, str]) -> list[str]:
-        return [names.get(row, text) for row, text in enumerate(token_texts(encoder, chunk.tokens))]
+        try:
+            return [names.get(row, text) for row, text in enumerate(token_texts(encoder, chunk.tokens))]
+        except UnsupportedEncoderError as error:
+            raise InspectionError(f"{error}: a prompt cannot be shown as tokens.") from None
 
     dummies, rows = {}, {}
     for name in target.concepts() if only is None else (only,):
@@ -174,12 +181,12 @@ def look_at(prompt: str, class_words: str, controls: str = "") -> Look:
         InspectionError: As `inspect_prompt`.
         ControlsError: The controls are malformed.
     """
-    model = host().loaded_model()
-    if model is None:
-        # Looking at a prompt is no reason to load one.
-        raise InspectionError("No model is loaded yet; make a picture first.")
     notes: list[str] = []
     try:
+        model = host().loaded_model()
+        if model is None:
+            # Looking at a prompt is no reason to load one.
+            raise InspectionError("No model is loaded yet; make a picture first.")
         concepts = Concepts(ClassWords(class_words), Controls().with_options(controls), notes.append)
         prompt, networks = host().prompts.networks(prompt)
         concepts.networks = read_networks(networks, notes.append)
@@ -187,7 +194,7 @@ def look_at(prompt: str, class_words: str, controls: str = "") -> Look:
         for text in texts:
             concepts.read(text)
         chunks = {text: find_concepts(model, concepts, text) for text in texts}
-    except (ClassWordError, UnsupportedEncoderError) as error:
+    except (ClassWordError, UnknownHostError, UnsupportedEncoderError) as error:
         raise InspectionError(f"{error}") from None
     used = {name for of_text in chunks.values() for chunk in of_text for name in chunk.concepts()}
     notes += concepts.unused(concepts.networks, used)

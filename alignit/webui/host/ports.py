@@ -122,7 +122,11 @@ class TextEncoder(Protocol):
         """Return the tokens of a text, without those for its start and its end."""
 
     def text(self, tokens: Sequence[int]) -> str:
-        """Return the text of some tokens."""
+        """Return the text of some tokens.
+
+        Raises:
+            UnsupportedEncoderError: The host does not have the vocabulary.
+        """
 
     def ends_word(self, token: int) -> bool:
         """Say whether a word ends with a token."""
@@ -271,7 +275,7 @@ class Prompts(Protocol):
 
 
 class Networks(Protocol):
-    """``<keyword:...>`` in prompts, and the tabs with cards."""
+    """Networks in prompts, ``<keyword:...>``, and their tabs."""
 
     def register(self, keyword: str) -> None:
         """Have ``<keyword:...>`` taken out of prompts, and noted with the generation."""
