@@ -34,8 +34,8 @@ class Replaced:
             self.give_back()
             raise
 
-    def __enter__(self) -> Replaced:
-        return self
+    def __enter__(self) -> None:
+        """Begin the block; there is nothing left to do."""
 
     def __exit__(self, *_: object) -> None:
         for name in self._values:

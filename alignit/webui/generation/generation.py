@@ -45,7 +45,7 @@ class Generation:
         """Take what outlives a generation from the one before on the same object; nothing else is done yet."""
         self._p = p
         self._axes: Axes = before._axes if before else MappingProxyType({})
-        self._counted = before is not None and before._counted
+        self._counted: bool = before is not None and before._counted
         self._taken: Replaced | None = None
         self._job: Job | None = None
         self._comparison: Comparison | None = None

@@ -12,6 +12,7 @@ import alignit.webui.generation.compare
 import alignit.webui.generation.concepts
 import alignit.webui.generation.encoding
 import alignit.webui.generation.job
+import alignit.webui.generation.maps
 import alignit.webui.networks.embeddings
 
 PLACES = {
@@ -20,6 +21,7 @@ PLACES = {
     "find_embedding": (alignit.webui.networks.embeddings, "_by_name"),
     "watch": (alignit.algorithm.injection.Injection, "step"),
     "job": (alignit.webui.generation.job.Job, "__init__"),
+    "maps": (alignit.webui.generation.maps.MapRecording, "__init__"),
     "prompts": (alignit.webui.generation.compare, "has_concepts"),
     "batch": (alignit.webui.generation.compare.Comparison, "_enter"),
     "grid": (alignit.webui.generation.compare, "_grid"),
