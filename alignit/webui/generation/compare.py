@@ -144,7 +144,6 @@ class Comparison:
         if self._p.script_args is self._given_args:
             self._p.script_args = self._script_args
         for job in self._jobs.values():
-            job.give_back(self._p)
             job.forget()
 
     def give_back(self, p: Any) -> None:
@@ -153,8 +152,7 @@ class Comparison:
         A copy keeps the scripts' arguments: what it generates inside of a picture is to be made as that picture is.
         """
         for job in self._jobs.values():
-            if p is not self._p:
-                job.give_back(p)
+            job.give_back(p)
         for taken in reversed(self._taken):
             taken.give_back(p)
 
