@@ -22,7 +22,7 @@ from alignit.algorithm.prompts import Chunk, E, TargetChunk, dummy_chunk
 
 @dataclass(frozen=True, eq=False)
 class Injected:
-    """The conditioning of one prompt with concepts injected into it. Another one is never equal to it.
+    """The conditioning of one prompt with concepts injected into it. Two are equal if all of their rows are.
 
     Attributes:
         conditioning: Rows as the UNet shall see them, [tokens, width].
@@ -33,6 +33,16 @@ class Injected:
     conditioning: torch.Tensor
     base: torch.Tensor
     rows: Mapping[int, str]
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Injected):
+            return NotImplemented
+        pairs = (self.conditioning, other.conditioning), (self.base, other.base)
+        return self.rows == other.rows and all(
+            (one.dtype, one.device) == (two.dtype, two.device) and torch.equal(one, two) for one, two in pairs
+        )
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 def splice(

@@ -146,11 +146,13 @@ class Injection:
             weights: Stands for the UNet's weights. Where it is another, as after a change of checkpoints or LoRAs in
                 the same modules, what was computed with the weights before is computed again.
         """
-        if (batch, weights) == (self._batch, self._weights):
-            return
-        self.release()
+        # Where it is only made anew, as a host does for the second pass of hires fix, all that was computed holds.
+        same = (batch, weights) == (self._batch, self._weights)
+        if not same:
+            self.release()
         self._batch, self._weights = batch, weights
-        self._entry = self._entry_part()
+        if not same:
+            self._entry = self._entry_part()
 
     def begin_pass(self) -> None:
         """A sampling pass begins, in which all concepts have to be seen anew."""

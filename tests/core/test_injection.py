@@ -25,12 +25,12 @@ class Recorder(torch.nn.Module):
         return x
 
 
-def prompt(seed: int, rows: dict[int, str], shared: torch.Tensor | None = None) -> Injected:
+def prompt(seed: int, rows: dict[int, str], shared: torch.Tensor | None = None, width: int = 6) -> Injected:
     generator = torch.Generator().manual_seed(seed)
-    base = torch.randn(12, 6, generator=generator)
+    base = torch.randn(12, width, generator=generator)
     conditioning = base.clone()
     for row in rows:
-        conditioning[row] = torch.randn(6, generator=generator) if shared is None else shared
+        conditioning[row] = torch.randn(width, generator=generator) if shared is None else shared
     return Injected(conditioning, base, rows)
 
 
@@ -296,6 +296,25 @@ def overwritten(x, t, base, by_row) -> torch.Tensor:
             made.append(result[None])
         x = x + attention.attend(x, *made)
     return UNET.leave(x)
+
+
+def test_a_conditioning_that_is_made_anew_with_the_same_content_costs_nothing(monkeypatch) -> None:
+    """Hires fix encodes the prompt of its second pass once more."""
+    computed = []
+    apply = Change.apply
+    monkeypatch.setattr(Change, "apply", lambda *args: computed.append(args[1]) or apply(*args))
+    first, other = prompt(1, {4: "cat"}, width=reference.WIDTH), prompt(2, {4: "cat"}, width=reference.WIDTH)
+    again = Injected(first.conditioning.clone(), first.base.clone(), dict(first.rows))
+    x, t = torch.randn(1, 10, 4), torch.full((1,), 0.3)
+    with torch.no_grad(), Injection() as injection:
+        for item, times in ((first, 1), (first, 1), (again, 1), (again, 1), (other, 2), (first, 3)):
+            injection.use(EncodedBatch((item,), {}, {"cat": CHANGE}))
+            injection.begin_pass()
+            injection.step(UNET)
+            assert injection.lost
+            UNET(x, t, context=item.conditioning[None])
+            assert len(computed) == 6 * times
+            assert not injection.lost
 
 
 def test_other_weights_in_the_same_modules_are_computed_with_anew() -> None:
