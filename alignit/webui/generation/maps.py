@@ -1,9 +1,4 @@
-"""Attention maps of a generation: recorded while it samples, drawn for the gallery, kept for the API.
-
-The rows of a UNet call are told apart by their order, as the host puts them there (its `CFGDenoiser.forward`): the
-positive ones first, picture by picture and in a picture part by part of ``AND``, in however many calls. Their content
-cannot do that, since the pictures of a batch share a prompt.
-"""
+"""Attention maps of a generation: recorded while it samples, drawn for the gallery, kept for the API."""
 
 from __future__ import annotations
 
@@ -107,7 +102,7 @@ class MapRecording:
         self._p = p
         self._choice = choice
         self._say = Notes(p).say
-        self._recorder = Recorder(choice.layers)
+        self._recorder = Recorder(choice.layers, host().sampling.rows_of_call)
         self._off = False
         self._began = False
         self._steps = 0
