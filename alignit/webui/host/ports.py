@@ -295,8 +295,12 @@ class Sampling(Protocol):
     def stopping(self) -> bool:
         """Whether the user stopped or skipped it, or asked to stop after it."""
 
-    def count_jobs(self, factor: int) -> None:
-        """Tell the progress bar that there are so many times as many pictures to make."""
+    def count_jobs(self, factor: int) -> bool:
+        """Tell the progress bar that there are so many times as many pictures to make.
+
+        Returns:
+            Whether the host has counted them by now; else it counts the right number itself.
+        """
 
     def rows_of_call(
         self, rows: Sequence[Value], batch: int, call: Mapping[str, Any]

@@ -27,11 +27,14 @@ class A1111Sampling:
 
         return self.interrupted or bool(shared.state.stopping_generation)
 
-    def count_jobs(self, factor: int) -> None:
+    def count_jobs(self, factor: int) -> bool:
         """See `alignit.webui.host.ports.Sampling`."""
         from modules import shared
 
-        shared.state.job_count *= factor
+        counted = bool(shared.state.job_count > 0)
+        if counted:
+            shared.state.job_count *= factor
+        return counted
 
     def rows_of_call(
         self,
