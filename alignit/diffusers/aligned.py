@@ -20,7 +20,7 @@ from alignit.diffusers.conditioning import Negative, condition, filler_tokens
 from alignit.diffusers.errors import AlignITError, AlignITWarning
 from alignit.diffusers.text import text_encoders
 from alignit.diffusers.unet import Sampling, check_projections, layer_modules
-from alignit.maps.attention_maps import AttentionMaps
+from alignit.maps.result import AttentionMaps
 from alignit.maps.words import MapChoice
 from alignit.prompt.suggestions import noun_tokens, suggest_class_words
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pytest
@@ -119,10 +120,9 @@ def test_nothing_is_left_after_an_error(host: WebUI, plain_host: WebUI, trouble:
     host.txt2img("a house")
     before = comparable(host.state())
     prompt = f"a my-cat, error in {trouble}"
-    try:
+    with contextlib.suppress(requests.HTTPError):  # in some places the host or AlignIT goes on
         host.txt2img(prompt, alignit=arguments, reference={"raise_in": trouble})
-    except requests.HTTPError as error:
-        assert "as asked" in str(error)  # noqa: PT017
+    assert host.raised("as asked")
     host.txt2img("a house again")  # the host itself leaves its embeddings noted until the next text is encoded
     assert comparable(host.state()) == before
     plain = host.txt2img(prompt)

@@ -1,9 +1,4 @@
-"""Attention maps of a generation: recorded while it samples, drawn for the gallery, kept for the API.
-
-The rows of a UNet call are told apart by their order, as the host puts them there (its `CFGDenoiser.forward`): the
-positive ones first, picture by picture and in a picture part by part of ``AND``, in however many calls. Their content
-cannot do that, since the pictures of a batch share a prompt.
-"""
+"""Attention maps of a generation: recorded while it samples, drawn for the gallery, kept for the API."""
 
 from __future__ import annotations
 
@@ -14,8 +9,9 @@ from typing import Any
 
 from PIL import Image
 
-from alignit.maps.attention_maps import AttentionMaps, MappedText, Recorder, Word, newest_within
 from alignit.maps.pictures import sheet, thumbnail
+from alignit.maps.recorder import Recorder
+from alignit.maps.result import AttentionMaps, MappedText, MappedWord, newest_within
 from alignit.maps.words import MAX_TOKENS, MAX_WORDS, MapChoice, bounded, names_of, words_of
 from alignit.prompt.syntax import name_key
 from alignit.webui.generation.encoding import Lookup, embedding_names, find_concepts
@@ -38,7 +34,7 @@ class TextWords:
     """
 
     text: str
-    words: tuple[Word, ...]
+    words: tuple[MappedWord, ...]
     all_words: tuple[str, ...]
 
 
@@ -103,7 +99,7 @@ class MapRecording:
         self._p = p
         self._choice = choice
         self._say = Notes(p).say
-        self._recorder = Recorder(choice.layers)
+        self._recorder = Recorder(choice.layers, host().sampling.rows_of_call)
         self._off = False
         self._began = False
         self._steps = 0

@@ -15,8 +15,8 @@ from fastapi import FastAPI, HTTPException, Query, Request
 from pydantic import BaseModel, Extra, Field
 
 from alignit.algorithm.controls import ControlsError, Layers
-from alignit.maps.attention_maps import HeatMap, NoMapError
 from alignit.maps.pictures import grey
+from alignit.maps.result import HeatMap, NoMapError
 from alignit.prompt.class_words import remembered_or_none
 from alignit.webui.generation.inspection import InspectionError, inspect_prompt
 from alignit.webui.generation.maps import KEPT, KeptPicture

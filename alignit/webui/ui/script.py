@@ -44,6 +44,7 @@ class AlignITScript(scripts.Script):  # type: ignore[misc]
         """Build the panel; its components are the arguments of the methods below."""
         components: list[Any] = []
         with part("AlignIT's panel"):
+            host()  # of a kind that AlignIT does not know, there is nothing for a panel to do
             from alignit.webui.ui.panel import Panel  # noqa: PLC0415  # its parts can be missing in the host
 
             panel = Panel(self.elem_id, self._prompt, self._styles)
