@@ -56,7 +56,9 @@ def reported(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What was reported as an error, by a host that can do nothing else."""
     reports: list[str] = []
     life = SimpleNamespace(report=lambda message, **_: reports.append(message))
-    sampling = SimpleNamespace(inputs=lambda _attention, rows: (rows, rows), interrupted=False)
+    sampling = SimpleNamespace(
+        inputs=lambda _attention, rows: (rows, rows), rows_of_call=lambda *_: None, interrupted=False
+    )
     options = SimpleNamespace(get=lambda _name, default: default)
     stub = SimpleNamespace(life=life, sampling=sampling, options=options)
     for module in (generation, job, maps, compare, alignit.webui.settings):
