@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
+from alignit.algorithm.hooks import eager
 from alignit.diffusers.concepts import Parts
 from alignit.diffusers.text import Target, TextEncoder
-from alignit.diffusers.unet import eager
 from alignit.maps.recorder import Recorder
 from alignit.maps.result import AttentionMaps, MappedText
 from alignit.maps.words import MapChoice, bounded, names_of, words_of

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from alignit.concepts.concept import Concept, EncoderChange, TokenEmbedding
-from alignit.concepts.weight_change import Change
+from alignit.concepts.weight_change import Change, WeightChange
 from alignit.diffusers.errors import AlignITError
 from alignit.prompt.problems import BadClassWord, NoClassWord, NoSuchConcept, Problem, TwoSetsOfOptions
 from alignit.prompt.resolve import Candidate, Mention, PlainMention, Resolver, WordSources
@@ -30,7 +30,7 @@ class ConceptToken:
     name: str
     concept: Concept
     embedding: TokenEmbedding | None
-    change: Change | None
+    change: WeightChange | None
 
     @property
     def encoder_change(self) -> EncoderChange | None:

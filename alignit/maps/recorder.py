@@ -7,7 +7,7 @@ hand: forward hooks on `to_q` and `to_k` see what all of them call, and A is com
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -16,6 +16,13 @@ import torch
 from alignit.algorithm.controls import Layers, Place, place_of
 from alignit.concepts.layer_names import layer_of
 from alignit.maps.result import AttentionMaps, MappedText, Recorded, Sum
+
+Rows = Sequence[MappedText | None]
+"""Whose the rows of a batch are, in order; None is for a row that is not to be recorded."""
+
+RowOrder = Callable[[Rows, int, Mapping[str, Any]], tuple[Rows, Rows]]
+"""How a host splits a step's rows over calls of the UNet: from the rows still to come, a call's batch size and its
+keyword arguments, to the rows of the call, and those to come after it."""
 
 _CHUNK = 1 << 22  # probabilities that are computed at once: 16 MiB of them
 
@@ -42,6 +49,11 @@ def token_probabilities(
     return torch.cat(maps, dim=1)
 
 
+def in_order(rows: Rows, batch: int, _call: Mapping[str, Any]) -> tuple[Rows, Rows]:
+    """Give each call the next rows: a `RowOrder`."""
+    return rows[:batch], rows[batch:]
+
+
 class Recorder:
     """Records the attention maps of sampling passes: hooks on a UNet, and the sums that they fill.
 
@@ -53,14 +65,15 @@ class Recorder:
         error: What went wrong in a hook, or None. The picture goes on; nothing more is recorded.
     """
 
-    def __init__(self, layers: Layers | None = None) -> None:
-        """Record in all layers, or in these."""
+    def __init__(self, layers: Layers | None = None, order: RowOrder = in_order) -> None:
+        """Record in all layers, or in these, of a host that has its rows in this order."""
         self.error: Exception | None = None
         self._layers = layers or Layers()
         self._unet: torch.nn.Module | None = None
         self._attentions: list[tuple[str, Any, Place]] = []
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
-        self._expected: list[MappedText | None] = []
+        self._order = order
+        self._expected: Rows = []
         self._expected_size: tuple[int, int] | None = None
         self._call: list[tuple[int, MappedText]] = []
         self._batch = 0
@@ -94,16 +107,16 @@ class Recorder:
             for index, projection in enumerate((attention.to_q, attention.to_k)):
                 self._handles.append(projection.register_forward_hook(self._hook(layer, attention, place, index)))
 
-    def begin_step(self, rows: Sequence[MappedText | None], size: tuple[int, int] | None = None) -> None:
+    def begin_step(self, rows: Rows, size: tuple[int, int] | None = None) -> None:
         """Say what the UNet is given next.
 
         Args:
-            rows: Whose the rows of the batch are, in order; None is for a row that is not to be recorded. A host can
-                split the batch into several calls of the UNet. Rows beyond those named are not recorded.
+            rows: Its rows. A host can split them over several calls of the UNet: see `RowOrder`. Rows beyond those
+                named are not recorded.
             size: Height and width of the latent pictures. Calls with others are not recorded, such as those of an
                 extension that makes a picture of tiles; None for any size.
         """
-        self._expected = list(rows)
+        self._expected = rows
         self._expected_size = size
 
     def release(self) -> None:
@@ -159,7 +172,7 @@ class Recorder:
         if self._expected_size not in (None, self._size):
             self._call = []
             return
-        of_call, self._expected = self._expected[: self._batch], self._expected[self._batch :]
+        of_call, self._expected = self._order(self._expected, self._batch, kwargs)
         self._call = [(row, text) for row, text in enumerate(of_call) if text is not None and text.words]
 
     def _hook(self, layer: str, attention: Any, place: Place, index: int) -> Any:

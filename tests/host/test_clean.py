@@ -108,7 +108,10 @@ def test_nothing_of_ours_is_alive_after_a_generation(host: WebUI) -> None:
         aligned(host, f"a my-cat number {seed}", seed=seed, **HIRES)
     after = host.state(objects=True)["objects"]
     assert after["alignit"] == before["alignit"]
-    assert not any(name.split(".")[-1] in ("Job", "Injected", "Injector", "Encoding") for name in after["alignit"])
+    assert not any(
+        name.split(".")[-1] in ("Generation", "Job", "Injected", "EncodedBatch", "Injection", "Encoding")
+        for name in after["alignit"]
+    )
     assert after["tensors"] == before["tensors"]
     assert after["tensor_bytes"] == before["tensor_bytes"]
 

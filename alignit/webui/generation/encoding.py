@@ -16,7 +16,7 @@ import torch
 
 from alignit.algorithm.conditioning import Injected, splice
 from alignit.algorithm.controls import Controls
-from alignit.algorithm.projections import row_strength
+from alignit.algorithm.injection import row_strength
 from alignit.algorithm.prompts import Chunk, Span, TargetChunk, base_chunk
 from alignit.concepts.concept import EncoderChange
 from alignit.concepts.weight_change import WeightChange

@@ -295,8 +295,29 @@ class Sampling(Protocol):
     def stopping(self) -> bool:
         """Whether the user stopped or skipped it, or asked to stop after it."""
 
-    def count_jobs(self, factor: int) -> None:
-        """Tell the progress bar that there are so many times as many pictures to make."""
+    def count_jobs(self, factor: int) -> bool:
+        """Tell the progress bar that there are so many times as many pictures to make.
+
+        Returns:
+            Whether the host has counted them by now; else it counts the right number itself.
+        """
+
+    def rows_of_call(
+        self, rows: Sequence[Value], batch: int, call: Mapping[str, Any]
+    ) -> tuple[Sequence[Value | None], Sequence[Value]]:
+        """Say which rows of the positive prompts a call of the UNet holds.
+
+        Their content cannot tell: the pictures of a batch share a prompt.
+
+        Args:
+            rows: Those still to come in this step: picture by picture, and in a picture part by part of ``AND``.
+            batch: How many rows the call has.
+            call: Its keyword arguments.
+
+        Returns:
+            The call's rows in order, None for one of the negative prompt, as far as there are any; and the rows to come
+            after it.
+        """
 
     def inputs(self, attention: torch.nn.Module, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return what the cross-attention layer's ``to_k`` and ``to_v`` are given for rows of the conditioning.

@@ -13,9 +13,9 @@ from typing import Any
 from modules import scripts
 
 from alignit.webui.generation.arguments import Arguments, ArgumentsError
+from alignit.webui.generation.generation import Generation
 from alignit.webui.networks.networks import installed_concepts
 
-_ATTRIBUTE = "alignit_axes"
 _SWITCH = {"on": True, "off": False}
 
 
@@ -87,7 +87,7 @@ def add_axes() -> None:
 
 def with_axes(p: Any, values: Sequence[Any]) -> Sequence[Any]:
     """Return a generation's arguments, as the host passes them, with those of the plot's cell in their place."""
-    axes: Mapping[str, dict[str, Any]] = getattr(p, _ATTRIBUTE, {})
+    axes = Generation.axes(p)
     if not axes:
         return values
     given = {**Arguments.named(values), "enabled": True}
@@ -108,8 +108,7 @@ def _as_options(fields: Mapping[str, Any]) -> str:
 
 def _apply(axis: _Axis) -> Callable[[Any, Any, Any], None]:
     def apply(p: Any, value: Any, _values: Any) -> None:
-        # A dict of the cell's own: copies of p share what they were copied with.
-        setattr(p, _ATTRIBUTE, {**getattr(p, _ATTRIBUTE, {}), axis.label: axis.fields(value)})
+        Generation.set_axis(p, axis.label, axis.fields(value))
 
     return apply
 
