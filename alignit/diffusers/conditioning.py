@@ -12,7 +12,7 @@ from alignit.algorithm.conditioning import Injected, splice
 from alignit.algorithm.prompts import base_chunk
 from alignit.diffusers.concepts import Parts
 from alignit.diffusers.errors import AlignITError
-from alignit.diffusers.text import Encoded, EncoderChanges, Target, TextEncoder, text_encoders
+from alignit.diffusers.text import Encoded, EncoderChanges, PipelineEncoder, Target, text_encoders
 from alignit.prompt.resolve import PlainMention
 
 
@@ -103,7 +103,7 @@ def condition(
     return Conditioned(arguments, injected)
 
 
-def filler_tokens(encoder: TextEncoder, filler: Callable[[str], str]) -> Callable[[str], int]:
+def filler_tokens(encoder: PipelineEncoder, filler: Callable[[str], str]) -> Callable[[str], int]:
     """Return what gives the token id of each concept's filler.
 
     Raises:
@@ -129,11 +129,11 @@ def _longest(batches: Sequence[Sequence[Sequence[Target]]]) -> int:
     return max(len(chunks) for batch in batches for chunks in batch)
 
 
-def _padded(encoder: TextEncoder, batch: Sequence[list[Target]], count: int) -> list[list[Target]]:
+def _padded(encoder: PipelineEncoder, batch: Sequence[list[Target]], count: int) -> list[list[Target]]:
     return [chunks + [encoder.empty_chunk()] * (count - len(chunks)) for chunks in batch]
 
 
-def _encode(encoder: TextEncoder, batch: Sequence[Sequence[Target]], clip_skip: int | None) -> Encoded:
+def _encode(encoder: PipelineEncoder, batch: Sequence[Sequence[Target]], clip_skip: int | None) -> Encoded:
     """Encode the base prompts, all in as many chunks."""
     results = [
         encoder.encode([base_chunk(target) for target in chunks], clip_skip) for chunks in zip(*batch, strict=True)
@@ -141,7 +141,7 @@ def _encode(encoder: TextEncoder, batch: Sequence[Sequence[Target]], clip_skip: 
     return Encoded(torch.cat([result.rows for result in results], dim=1), results[0].pooled)
 
 
-def _one(encoder: TextEncoder, clip_skip: int | None) -> Callable[[Any], torch.Tensor]:
+def _one(encoder: PipelineEncoder, clip_skip: int | None) -> Callable[[Any], torch.Tensor]:
     return lambda chunk: encoder.encode([chunk], clip_skip).rows[0]
 
 

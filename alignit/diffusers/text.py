@@ -40,7 +40,7 @@ class Encoded:
     pooled: torch.Tensor | None
 
 
-class TextEncoder:
+class PipelineEncoder:
     """A CLIP text encoder with its tokenizer.
 
     Attributes:
@@ -243,13 +243,15 @@ def _in_order(parts: Mapping[Any, Encoded], keys: Sequence[Any]) -> Encoded:
     return Encoded(torch.stack([next(items[key]) for key in keys]), None)
 
 
-def text_encoders(pipe: Any) -> list[TextEncoder]:
+def text_encoders(pipe: Any) -> list[PipelineEncoder]:
     """Return a pipeline's text encoders, in the order in which it joins their rows.
 
     Raises:
         AlignITError: It has none that AlignIT works with.
     """
-    found = [TextEncoder(pipe, suffix) for suffix in _KEYS if getattr(pipe, f"text_encoder{suffix}", None) is not None]
+    found = [
+        PipelineEncoder(pipe, suffix) for suffix in _KEYS if getattr(pipe, f"text_encoder{suffix}", None) is not None
+    ]
     if not found:
         raise AlignITError("The pipeline has no text encoder: load it with one")
     return found
