@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from transformers import CLIPTextConfig, CLIPTextModel
@@ -11,6 +9,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from alignit.concepts.formats import load_concept
 from alignit.concepts.prefixes import Prefix, prefixed
 from tests.core.reference import encode, encode_by_hand, padded, text_encoder
+from tests.formats.writers import REAL_ADAPTERS
 
 PROMPT = padded([20, 5, 9, 31, 7])
 
@@ -45,8 +44,8 @@ def test_equals_the_published_attention(length: int, layers: list[int]) -> None:
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("name", ["teddybear", "colorful_teapot"])
-def test_real_adapters_in_an_encoder_of_their_size(shared: Path, name: str, attention: str) -> None:
-    concept = load_concept(shared / "catversion" / name / "pytorch_adapter.bin")
+def test_real_adapters_in_an_encoder_of_their_size(name: str, attention: str) -> None:
+    concept = load_concept(REAL_ADAPTERS / name / "pytorch_adapter.bin")
     assert concept.encoder_change is not None
     torch.manual_seed(0)
     config = CLIPTextConfig(
