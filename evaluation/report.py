@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import html
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from evaluation.errors import EvaluationError
 from evaluation.intervals import interval
+from evaluation.pages import render
 from evaluation.plan import ALIGNED, PLAIN, WAYS
 from evaluation.record import Entry, Record
 
@@ -87,46 +87,13 @@ def make_table(entries: Sequence[Entry], facts: Mapping[str, str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-_PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>AlignIT: evaluation</title>
-<style>
-body { font: 15px/1.4 sans-serif; margin: 1.5rem; color-scheme: light dark; }
-table { border-collapse: collapse; } td, th { padding: .3rem .6rem; text-align: left; vertical-align: top; }
-img { width: 16rem; max-width: 28vw; height: auto; } small { opacity: .8; }
-</style>
-<h1>AlignIT: evaluation</h1>
-TABLE
-<table><thead><tr><th>prompt</th>HEAD</tr></thead><tbody>
-ROWS
-</tbody></table></html>
-"""
-
-
 def make_page(entries: Sequence[Entry], facts: Mapping[str, str]) -> str:
     """Return the page; its pictures are those beside it."""
-    shots = sorted({(entry.number, entry.seed) for entry in entries})
     by_key = {(entry.number, entry.seed, entry.way): entry for entry in entries}
-    lines = []
-    for number, seed in shots:
+    shots = []
+    for number, seed in sorted({(entry.number, entry.seed) for entry in entries}):
         of_shot = [by_key.get((number, seed, way)) for way in WAYS]
         prompt = next(entry.prompt for entry in reversed(of_shot) if entry is not None)
-        cells = "".join(f"<td>{_cell(entry)}</td>" for entry in of_shot)
-        lines.append(f"<tr><td>{html.escape(prompt)}<br><small>seed {seed}</small></td>{cells}</tr>")
-    summary = f"<pre>{html.escape(make_table(entries, facts))}</pre>"
-    head = "".join(f"<th>{html.escape(_TITLES[way])}</th>" for way in WAYS)
-    # One after the other: what is put in may hold the names of what comes later.
-    page = _PAGE.replace("ROWS", "\n".join(lines)).replace("HEAD", head, 1)
-    before, after = page.split("TABLE", 1)
-    return before + summary + after
-
-
-def _cell(entry: Entry | None) -> str:
-    if entry is None:
-        return ""
-    note = f"<br><small>{html.escape(entry.note)}</small>" if entry.note else ""
-    alt = html.escape(f"{entry.way}: {entry.prompt}", quote=True)
-    return (
-        f'<img src="pictures/{entry.key}.png" alt="{alt}" loading="lazy"><br>'
-        f"<small>text {entry.text:.3f}, image {entry.image:.3f}</small>{note}"
-    )
+        shots.append((prompt, seed, of_shot))
+    titles = [_TITLES[way] for way in WAYS]
+    return render("report.html.j2", table=make_table(entries, facts), titles=titles, shots=shots)

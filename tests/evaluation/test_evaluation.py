@@ -263,7 +263,7 @@ def test_geometric_means_of_what_is_negative() -> None:
 def test_what_prompts_and_notes_hold_cannot_be_code_of_the_page() -> None:
     page = make_page([entry(0, 1, ALIGNED, 0.2, 0.5, "<script>alert(1)</script> TABLE ROWS HEAD")], {"model": "<i>x"})
     assert "<script>alert" not in page
-    assert "a &lt;b&gt; &amp; &#x27;c&#x27;" in page
+    assert "a &lt;b&gt; &amp; &#39;c&#39;" in page
     assert page.count("<table>") == 1
     assert "<i>x" not in page
 
