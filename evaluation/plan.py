@@ -11,6 +11,7 @@ from evaluation.errors import EvaluationError
 
 CLASS_WORD, PLAIN, ALIGNED = "class word", "plain", "AlignIT"
 WAYS = (CLASS_WORD, PLAIN, ALIGNED)
+TITLES = {CLASS_WORD: "Class word", PLAIN: "Concept alone", ALIGNED: "AlignIT"}
 _PLACE = "{}"
 
 

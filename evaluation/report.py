@@ -9,11 +9,10 @@ from pathlib import Path
 from evaluation.errors import EvaluationError
 from evaluation.intervals import interval
 from evaluation.pages import render
-from evaluation.plan import ALIGNED, PLAIN, WAYS
+from evaluation.plan import ALIGNED, PLAIN, TITLES, WAYS
 from evaluation.record import Entry, Record
 
 _SAMPLES = 2_000
-_TITLES = {"class word": "Class word", PLAIN: "Concept alone", ALIGNED: "AlignIT"}
 
 
 def write_report(record: Record, facts: Mapping[str, str]) -> Path:
@@ -71,7 +70,7 @@ def make_table(entries: Sequence[Entry], facts: Mapping[str, str]) -> str:
     found = rows(entries)
     for way, numbers in found.items():
         cells = [f"{value:.4f} ({low:.4f} to {high:.4f})" for value, low, high in numbers]
-        lines.append(f"| {_TITLES[way]} | {' | '.join(cells)} |")
+        lines.append(f"| {TITLES[way]} | {' | '.join(cells)} |")
     if found:
         before, after = found[PLAIN], found[ALIGNED]
         changes = [
@@ -95,5 +94,5 @@ def make_page(entries: Sequence[Entry], facts: Mapping[str, str]) -> str:
         of_shot = [by_key.get((number, seed, way)) for way in WAYS]
         prompt = next(entry.prompt for entry in reversed(of_shot) if entry is not None)
         shots.append((prompt, seed, of_shot))
-    titles = [_TITLES[way] for way in WAYS]
+    titles = [TITLES[way] for way in WAYS]
     return render("report.html.j2", table=make_table(entries, facts), titles=titles, shots=shots)

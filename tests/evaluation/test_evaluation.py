@@ -23,10 +23,11 @@ from transformers import AutoProcessor, CLIPModel
 
 from alignit.concepts.formats import load_concept
 from alignit.diffusers import AlignIT
-from evaluation.__main__ import main, read_pictures
+from evaluation.__main__ import main
 from evaluation.clip import ClipScorer, Scores, Segmenter
 from evaluation.errors import EvaluationError
 from evaluation.makers import DiffusersMaker, Settings, WebUIMaker
+from evaluation.pictures import read_pictures
 from evaluation.plan import ALIGNED, CLASS_WORD, PLAIN, WAYS, Shot, Subject, read_prompts, shots
 from evaluation.record import Entry, Record
 from evaluation.report import make_page, make_table, means, rows
