@@ -64,8 +64,8 @@ def rows(entries: Sequence[Entry], samples: int = _SAMPLES) -> dict[str, list[tu
     return found
 
 
-def make_table(entries: Sequence[Entry], facts: Mapping[str, str]) -> str:
-    """Return the table in Markdown."""
+def table_lines(entries: Sequence[Entry]) -> list[str]:
+    """Return the lines of the table with the numbers, in Markdown."""
     lines = ["|  | text alignment | image alignment | overall |", "| --- | ---: | ---: | ---: |"]
     found = rows(entries)
     for way, numbers in found.items():
@@ -77,6 +77,12 @@ def make_table(entries: Sequence[Entry], facts: Mapping[str, str]) -> str:
             f"{100 * (new[0] / old[0] - 1):+.1f} %" if old[0] else "-" for old, new in zip(before, after, strict=True)
         ]
         lines.append(f"| AlignIT against the concept alone | {' | '.join(changes)} |")
+    return lines
+
+
+def make_table(entries: Sequence[Entry], facts: Mapping[str, str]) -> str:
+    """Return the table in Markdown, with what there is to say about it."""
+    lines = table_lines(entries)
     counted = len({(entry.number, entry.seed) for entry in entries})
     lines += ["", f"{len(entries)} pictures of {counted} prompts and seeds. In brackets: 95 % intervals over prompts."]
     lines += ["", *(f"- {name}: {value}" for name, value in facts.items())]
