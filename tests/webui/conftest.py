@@ -149,3 +149,7 @@ def host(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
     finally:
         taken()
         sys.modules.update(before)
+        for name, module in before.items():  # what is imported from a package, or patched in it, is its attribute
+            package, _, child = name.rpartition(".")
+            if package in sys.modules:
+                setattr(sys.modules[package], child, module)
