@@ -20,8 +20,10 @@ from alignit.concepts.formats import load_concept, read_outline
 from tests.formats.costs import affordable
 from tests.formats.test_hostile import number, safetensors, tensor, text, torch_zip
 from tests.formats.writers import (
+    REAL_ADAPTERS,
     SD1,
     SDXL,
+    SHARED,
     adapter,
     authors_diffusers,
     authors_diffusers_compressed,
@@ -37,6 +39,8 @@ from tests.formats.writers import (
     with_pixels,
     with_text_chunk,
 )
+
+pytestmark = pytest.mark.slow
 
 
 def torch_file(data: object, legacy: bool = False) -> Callable[[Path], None]:
@@ -88,9 +92,9 @@ SEEDS: dict[str, Callable[[Path], None]] = {
     "adapter not flat": torch_file(adapter(bottleneck(1))),
 }
 REAL = [
-    "catversion/teddybear/pytorch_adapter.bin",
-    "catversion/colorful_teapot/pytorch_adapter.bin",
-    "textual_inversion/rick.png",
+    REAL_ADAPTERS / "teddybear" / "pytorch_adapter.bin",
+    REAL_ADAPTERS / "colorful_teapot" / "pytorch_adapter.bin",
+    SHARED / "textual_inversion" / "rick.png",
 ]
 
 
@@ -179,10 +183,12 @@ def test_each_byte_of_the_structure_damaged(folder: Path, seeds: dict[str, bytes
     assert False in outcomes
 
 
-@pytest.mark.parametrize("real", REAL)
-def test_real_files_damaged(folder: Path, shared: Path, real: str) -> None:
-    data = (shared / real).read_bytes()
-    settings_beside = (shared / real).with_name("adapter_config.json")
+@pytest.mark.parametrize("real", REAL, ids=lambda real: real.name)
+def test_real_files_damaged(folder: Path, request: pytest.FixtureRequest, real: Path) -> None:
+    if real.is_relative_to(SHARED):
+        request.getfixturevalue("shared")
+    data = real.read_bytes()
+    settings_beside = real.with_name("adapter_config.json")
     if settings_beside.exists():
         shutil.copy(settings_beside, folder)
     generator = torch.Generator().manual_seed(0)

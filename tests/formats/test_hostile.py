@@ -502,6 +502,7 @@ ROOM = 300  # MiB; of the files below, none has more than 25
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="that no file exhausts memory is shown on Linux alone")
 
 
+@pytest.mark.slow
 @on_linux
 def test_no_file_exhausts_memory(tmp_path: Path) -> None:
     files = {f"{name}, zip": (torch_zip(bomb), "") for name, bomb in BOMBS.items()}
@@ -515,6 +516,7 @@ def test_no_file_exhausts_memory(tmp_path: Path) -> None:
     assert {name: error for name, (error, _) in found.items() if not re.search(files[name][1], error or "")} == {}
 
 
+@pytest.mark.slow
 @on_linux
 def test_what_does_take_much_memory_would_be_seen(tmp_path: Path) -> None:
     shape = [2**16, 3000]

@@ -1,1 +1,1 @@
-"""The WebUI wing without a WebUI: what needs no more of one than an object to stand in for it."""
+"""AlignIT in the WebUI, against a small fake of the host's own modules at their edge: no server, seconds."""
