@@ -183,6 +183,34 @@ class AlignitPanel {
         );
     }
 
+    // Called by gradio with the report that "Copy report" has asked for.
+    async copy(text) {
+        this.report?.remove();
+        let copied = true;
+        try {
+            await navigator.clipboard.writeText(text);
+        } catch {
+            copied = this.copySelected(text); // no clipboard for a page without https from another machine
+        }
+        this.concepts.say(alignitText(copied ? "The report is copied." : "Copy the report from the field below."));
+    }
+
+    // Copies from a field with the text in it, and leaves it there where the browser does not allow that.
+    copySelected(text) {
+        const button = this.element("copy_report");
+        this.report = document.createElement("textarea");
+        this.report.className = "alignit-report";
+        this.report.readOnly = true;
+        this.report.value = text;
+        this.report.setAttribute("aria-label", alignitText("Report"));
+        button.parentElement.after(this.report);
+        this.report.select();
+        if (!document.execCommand("copy")) return false;
+        this.report.remove();
+        button.focus();
+        return true;
+    }
+
     write(words) {
         if (words === this.box.value) return;
         this.hurry = true;

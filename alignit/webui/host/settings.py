@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from modules import paths, shared
 
@@ -48,6 +49,12 @@ def add_settings() -> None:
     text = "What AlignIT's panel starts with is kept where it is for the rest of the page: Settings, Other, Defaults."
     shared.opts.add_option("alignit_defaults", shared.OptionHTML(text))
     shared.opts.data_labels["alignit_defaults"].section = SECTION
+
+
+def settings() -> dict[str, Any]:
+    """Return AlignIT's settings by name."""
+    names = (_USE_SUGGESTIONS, _NOTES_IN_INFO, _CACHE_MIB, _DELTAS_FOLDER, _CATVERSION_FOLDER)
+    return {name: getattr(shared.opts, name, None) for name in names}
 
 
 def deltas_folder() -> Path:

@@ -1,4 +1,4 @@
-"""AlignIT's own JSON API, beside the WebUI's: concepts, what a prompt becomes, and the last attention maps.
+"""AlignIT's own JSON API, beside the WebUI's: concepts, what a prompt becomes, the last attention maps, and a report.
 
 Its schema stands in the WebUI's ``/docs``. It is there with the WebUI's own API, ``--api``, behind the same password.
 """
@@ -13,6 +13,7 @@ from enum import Enum
 from typing import Any
 
 from fastapi import FastAPI, HTTPException, Query, Request
+from fastapi.responses import PlainTextResponse
 from modules import shared
 from modules.call_queue import queue_lock
 from pydantic import BaseModel, Extra, Field
@@ -28,6 +29,7 @@ from alignit.webui.generation.arguments import Arguments, declaration
 from alignit.webui.generation.inspection import InspectionError, inspect_prompt
 from alignit.webui.generation.maps import KEPT, KeptPicture
 from alignit.webui.ui.installed import installed
+from alignit.webui.ui.report import make_report
 
 _PREFIX = "/alignit/v1"
 _MAX_TEXT = 100_000  # characters; the host has no use for longer prompts, and would take minutes to read one
@@ -151,6 +153,40 @@ class About(BaseModel):  # type: ignore[misc]
     options: list[SeenOption] = Field(description="The options that controls, class words and prompts take")
 
 
+class ReportFormat(str, Enum):
+    """How the report is sent."""
+
+    JSON = "json"
+    TEXT = "text"
+
+
+class SaidNote(BaseModel):  # type: ignore[misc]
+    """A note about a generation."""
+
+    text: str
+    prompts: list[str] = Field(description="The generation's prompts, where asked for")
+
+
+class Failure(BaseModel):  # type: ignore[misc]
+    """An exception that AlignIT caught."""
+
+    doing: str = Field(description="What it was doing")
+    error: str = Field(description="The exception")
+    frames: list[str] = Field(description="Where it was raised, the innermost last")
+
+
+class SentReport(BaseModel):  # type: ignore[misc]
+    """A report for whoever looks for a fault."""
+
+    versions: dict[str, str]
+    settings: dict[str, Any] = Field(description="AlignIT's settings")
+    concepts: dict[str, int] = Field(description="How many concepts are installed, by method")
+    fits: int = Field(description="How many embeddings fit the loaded model")
+    names: dict[str, list[str]] | None = Field(description="The concepts by method, where asked for")
+    notes: list[SaidNote] = Field(description="AlignIT's last notes, the newest last")
+    failures: list[Failure] = Field(description="The last exceptions that it caught, the newest last")
+
+
 def add_routes(_demo: Any, app: FastAPI) -> None:
     """Add the routes; the host calls this once its application has started."""
     if not getattr(shared.cmd_opts, "api", False):
@@ -182,6 +218,15 @@ def add_routes(_demo: Any, app: FastAPI) -> None:
         dependencies=dependencies,
         tags=["AlignIT"],
         summary="Get AlignIT's version, and what its script takes",
+    )
+    app.add_api_route(
+        f"{_PREFIX}/report",
+        report,
+        methods=["GET"],
+        response_model=SentReport,
+        dependencies=dependencies,
+        tags=["AlignIT"],
+        summary="Get a report to post with a question: versions, settings, the last notes and exceptions",
     )
     app.add_api_route(
         f"{_PREFIX}/attention-maps",
@@ -225,6 +270,22 @@ def about() -> About:
     """Get AlignIT's version, and what its script takes."""
     options = [asdict(row) for option in options_of(Controls) for row in option.documented]
     return About(version=__version__, arguments=Arguments.schema(), options=options)
+
+
+_REPORT_FORMAT = Query(ReportFormat.JSON, alias="format", description="json, or text as the panel's button copies it")
+
+
+def report(
+    request: Request,
+    names: bool = Query(False, description="Name the concepts"),
+    prompts: bool = Query(False, description="With the prompts of the last notes, and what these quote"),
+    paths: bool = Query(False, description="With whole paths"),
+    report_format: ReportFormat = _REPORT_FORMAT,
+) -> Any:
+    """Get a report to post with a question; no prompts, names or paths of the user's folder unless asked for."""
+    _check_query(request, ("names", "prompts", "paths", "format"))
+    made = make_report(names, prompts, paths)
+    return PlainTextResponse(made.text) if report_format is ReportFormat.TEXT else asdict(made)
 
 
 _FORMAT = Query(MapFormat.PNG, alias="format", description="png or values")

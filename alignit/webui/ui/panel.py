@@ -17,10 +17,12 @@ from alignit.prompt.syntax import FORBIDDEN
 from alignit.webui.generation.arguments import Arguments, restored_by
 from alignit.webui.generation.declarations import Argument
 from alignit.webui.ui.panel_concepts import MAX_TEXT, answer
+from alignit.webui.ui.report import report_text
 
 _BUTTON_HINTS = {
     "suggest": "Add the nearest noun for each concept of the prompt that has no class word.",
     "remember": "Keep the class words of this prompt's concepts with their embeddings, for all later pictures.",
+    "copy_report": "Copy versions, settings, the last notes and errors, to post with a question. No prompts, no names.",
 }
 
 
@@ -60,6 +62,8 @@ class Panel:
                             suggest, remember, look, question, answered = self._class_word_buttons()
             with gr.Row(elem_classes=["alignit-row", "alignit-foot"]):
                 gr.HTML(f'<span class="alignit-version">AlignIT {__version__}</span>', elem_id=elem_id("version"))
+                copy = gr.Button("Copy report", size="sm", elem_id=elem_id("copy_report"))
+                report = self._hidden("report")
         self.components = list(fields.values())
         self.paste_fields = [
             infotext_utils.PasteField(fields[item.name], restored)
@@ -81,6 +85,9 @@ class Panel:
             ).then(fn=None, _js=f"(answer) => {panel}.answered(answer)", inputs=[answered])
             suggest.click(fn=None, _js=f"() => {panel}.ask('suggest')")
             remember.click(fn=None, _js=f"() => {panel}.ask('remember')")
+            copy.click(fn=report_text, outputs=[report], show_progress=False).then(
+                fn=None, _js=f"(text) => {panel}.copy(text)", inputs=[report]
+            )
 
     def _field(self, item: Argument) -> Any:
         declared = item.declared
