@@ -26,13 +26,26 @@ from alignit.concepts.prefixes import prefixed
 from alignit.concepts.weight_change import Change
 from alignit.patches import replaced
 from alignit.prompt.syntax import Mark
+from alignit.webui.host.ports import UnsupportedEncoderError
+
+__all__ = [
+    "Concept",
+    "DummyRows",
+    "Encoding",
+    "HostVocabulary",
+    "Lookup",
+    "UnsupportedEncoderError",
+    "clip_layers",
+    "embedding_names",
+    "find_concepts",
+    "single_token",
+    "text_encoders",
+    "token_tables",
+    "token_texts",
+]
 
 DummyRows = dict[tuple[int, Chunk[Any]], torch.Tensor]
 """Rows of dummy prompts [77, width], by the encoder's number and the chunk."""
-
-
-class UnsupportedEncoderError(Exception):
-    """The loaded model's text encoders cannot be used; the message says why, for the user."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,43 @@
+"""The AUTOMATIC1111 WebUI, and the hosts that kept its text encoders: reForge, Forge Classic.
+
+The host's modules are imported where they are used: one that a host renamed or removed costs what needs it, and no
+more.
+"""
+
+from __future__ import annotations
+
+from alignit.webui.host.a1111.embeddings import A1111Embeddings
+from alignit.webui.host.a1111.life import A1111LifeCycle
+from alignit.webui.host.a1111.model import A1111Model
+from alignit.webui.host.a1111.networks import A1111Networks
+from alignit.webui.host.a1111.options import A1111Options
+from alignit.webui.host.a1111.pictures import A1111Pictures
+from alignit.webui.host.a1111.prompts import A1111Prompts
+from alignit.webui.host.a1111.sampling import A1111Sampling
+
+
+class A1111:
+    """The host; a `alignit.webui.host.ports.Host`."""
+
+    def __init__(self) -> None:
+        """Make the ports; nothing of the host is asked for yet."""
+        self.options = A1111Options()
+        self.embeddings = A1111Embeddings()
+        self.prompts = A1111Prompts(self.options)
+        self.networks = A1111Networks()
+        self.sampling = A1111Sampling()
+        self.pictures = A1111Pictures(self.options)
+        self.life = A1111LifeCycle()
+
+    def model(self) -> A1111Model:
+        """See `alignit.webui.host.ports.Host`."""
+        from modules import shared
+
+        return A1111Model(shared.sd_model, self.options)
+
+    def loaded_model(self) -> A1111Model | None:
+        """See `alignit.webui.host.ports.Host`."""
+        from modules import sd_models
+
+        sd_model = sd_models.model_data.sd_model
+        return None if sd_model is None else A1111Model(sd_model, self.options)

@@ -1,0 +1,68 @@
+"""Callbacks, errors and the queue."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+from alignit.webui.host.a1111.sampling import A1111Step
+from alignit.webui.host.ports import Step
+
+
+class A1111LifeCycle:
+    """The host's life cycle; a `alignit.webui.host.ports.LifeCycle`."""
+
+    def report(self, message: str, *, traceback: bool = True) -> None:
+        """See `alignit.webui.host.ports.LifeCycle`."""
+        from modules import errors
+
+        errors.report(message, exc_info=traceback)
+
+    def refuse(self, p: Any, error: Exception) -> None:
+        """See `alignit.webui.host.ports.LifeCycle`."""
+
+        def refused(*_args: Any, **_kwargs: Any) -> None:
+            raise error
+
+        # What a script raises is swallowed by the host. A method that it calls next, on this object, is the one place
+        # from which an error reaches the caller of the API.
+        p.fill_fields_from_opts = refused
+
+    @property
+    def queue(self) -> AbstractContextManager[Any]:
+        """See `alignit.webui.host.ports.LifeCycle`."""
+        from modules.call_queue import queue_lock
+
+        lock: AbstractContextManager[Any] = queue_lock
+        return lock
+
+    def on_settings(self, call: Callable[[], None]) -> None:
+        """See `alignit.webui.host.ports.LifeCycle`."""
+        from modules import script_callbacks
+
+        script_callbacks.on_ui_settings(call)
+
+    def on_page(self, call: Callable[[], None]) -> None:
+        """See `alignit.webui.host.ports.LifeCycle`."""
+        from modules import script_callbacks
+
+        script_callbacks.on_before_ui(call)
+
+    def on_started(self, call: Callable[[Any], None]) -> None:
+        """See `alignit.webui.host.ports.LifeCycle`."""
+        from modules import script_callbacks
+
+        script_callbacks.on_app_started(lambda _demo, app: call(app))
+
+    def on_step(self, call: Callable[[Step], None]) -> None:
+        """See `alignit.webui.host.ports.LifeCycle`."""
+        from modules import script_callbacks
+
+        script_callbacks.on_cfg_denoiser(lambda params: call(A1111Step(params)))
+
+    def on_save(self, call: Callable[[Any], None]) -> None:
+        """See `alignit.webui.host.ports.LifeCycle`."""
+        from modules import script_callbacks
+
+        script_callbacks.on_before_image_saved(call)

@@ -1,0 +1,79 @@
+"""The making of pictures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+
+class A1111Sampling:
+    """The host's sampling; a `alignit.webui.host.ports.Sampling`."""
+
+    @property
+    def interrupted(self) -> bool:
+        """See `alignit.webui.host.ports.Sampling`."""
+        from modules import shared
+
+        return bool(shared.state.interrupted or shared.state.skipped)
+
+    @property
+    def stopping(self) -> bool:
+        """See `alignit.webui.host.ports.Sampling`."""
+        from modules import shared
+
+        return self.interrupted or bool(shared.state.stopping_generation)
+
+    def count_jobs(self, factor: int) -> None:
+        """See `alignit.webui.host.ports.Sampling`."""
+        from modules import shared
+
+        shared.state.job_count *= factor
+
+    def inputs(self, attention: torch.nn.Module, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `alignit.webui.host.ports.Sampling`."""
+        from modules import shared
+
+        loaded = getattr(shared, "loaded_hypernetworks", None)
+        if not loaded:
+            return rows, rows
+        from modules.hypernetworks import hypernetwork
+
+        keys, values = hypernetwork.apply_hypernetworks(loaded, rows[None], attention)
+        return keys[0], values[0]
+
+
+class A1111Step:
+    """A step; a `alignit.webui.host.ports.Step`. It reads the host's parameters as they are asked for."""
+
+    def __init__(self, params: Any) -> None:
+        """Take the host's `CFGDenoiserParams`."""
+        self._params = params
+
+    @property
+    def p(self) -> Any:
+        """See `alignit.webui.host.ports.Step`."""
+        return getattr(self._params.denoiser, "p", None)
+
+    @property
+    def number(self) -> int:
+        """See `alignit.webui.host.ports.Step`."""
+        return int(self._params.denoiser.step)
+
+    @property
+    def fraction(self) -> float:
+        """See `alignit.webui.host.ports.Step`."""
+        return float(self._params.denoiser.step / self._params.denoiser.total_steps)
+
+    @property
+    def conditioning(self) -> torch.Tensor:
+        """See `alignit.webui.host.ports.Step`."""
+        cond = self._params.text_cond
+        rows: torch.Tensor = cond["crossattn"] if isinstance(cond, dict) else cond
+        return rows
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """See `alignit.webui.host.ports.Step`."""
+        height, width = self._params.x.shape[-2:]
+        return height, width
