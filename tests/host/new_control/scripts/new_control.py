@@ -3,8 +3,7 @@
 It is loaded before AlignIT, so that AlignIT's modules meet the longer declarations as if they stood there.
 """
 
-from __future__ import annotations
-
+# No annotations as text: the WebUI keeps no module of a script, in which a dataclass would look them up.
 import re
 import sys
 from dataclasses import dataclass, field
