@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from alignit.webui.recent import KEPT, Recent
+from alignit.webui.host.recent import KEPT, Recent
 from alignit.webui.ui.redaction import without_quoted, without_user, without_words, words_of
 
 

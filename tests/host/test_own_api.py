@@ -127,9 +127,9 @@ def test_the_report_holds_what_is_asked_for_and_nothing_else(host: WebUI) -> Non
     secret = str(Path.home() / "secret")
     host.options(alignit_deltas_folder=secret)
     report = host.get(REPORT)
-    assert list(report["versions"]) == ["AlignIT", "WebUI", "Python", "torch", "gradio"]
+    assert list(report["versions"]) == ["AlignIT", "Host", "Python", "torch", "gradio"]
     assert report["versions"]["AlignIT"] == alignit.__version__
-    assert host.version in report["versions"]["WebUI"]
+    assert host.version in report["versions"]["Host"]
     assert platform.system() in report["versions"]["Python"]
     assert report["settings"]["alignit_deltas_folder"] == str(Path("~") / "secret")
     assert report["settings"]["alignit_notes_in_info"] is True
@@ -140,7 +140,7 @@ def test_the_report_holds_what_is_asked_for_and_nothing_else(host: WebUI) -> Non
     assert report["notes"][-1]["text"].startswith("'…' has no class word")
     assert not any(note["prompts"] for note in report["notes"])
     text = requests.get(host.url + REPORT, params={"format": "text"}, timeout=60).text
-    assert text.startswith(f"AlignIT: {alignit.__version__}\nWebUI: ")
+    assert text.startswith(f"AlignIT: {alignit.__version__}\nHost: WebUI ")
     for left_out in ("my-cat", "secret place", str(Path.home())):
         assert left_out not in text
         assert left_out not in str(report)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from alignit.webui.host.recent import RECENT
 from alignit.webui.host.settings import notes_in_info
-from alignit.webui.recent import RECENT
 
 INFOTEXT_KEY = "AlignIT note"
 

@@ -13,12 +13,11 @@ from typing import Any
 
 import gradio
 import torch
-from modules import errors
 
 from alignit import __version__
+from alignit.webui.host import host
+from alignit.webui.host.recent import RECENT, Failure, SaidNote
 from alignit.webui.host.settings import settings
-from alignit.webui.host.versions import host_version
-from alignit.webui.recent import RECENT, Failure, SaidNote
 from alignit.webui.ui.installed import METHODS, installed
 from alignit.webui.ui.redaction import without_quoted, without_user, without_words, words_of
 
@@ -102,7 +101,7 @@ def make_report(names: bool = False, prompts: bool = False, paths: bool = False)
 
     versions = {
         "AlignIT": __version__,
-        "WebUI": host_version(),
+        "Host": host().version,
         "Python": f"{platform.python_version()} on {platform.system()}",
         "torch": str(torch.__version__),
         "gradio": str(gradio.__version__),
@@ -126,5 +125,5 @@ def report_text() -> str:
     try:
         return make_report().text
     except Exception as error:
-        errors.report("AlignIT: error while making the report", exc_info=True)
+        host().life.report("AlignIT: error while making the report")
         return f"AlignIT: {__version__}\nNo report: {type(error).__name__}"
