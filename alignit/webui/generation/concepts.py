@@ -6,8 +6,6 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from modules import shared
-
 from alignit.algorithm.controls import FILLER, Controls, ControlsError
 from alignit.concepts.weight_change import Change
 from alignit.prompt.class_words import ClassWordError, ClassWords, remembered
@@ -23,7 +21,11 @@ from alignit.prompt.syntax import (
     spaced,
     split,
 )
-from alignit.webui.host.embeddings import (
+from alignit.webui.generation.encoding import Concept, single_token
+from alignit.webui.host import host
+from alignit.webui.networks.catversion import Adapter, find_adapter
+from alignit.webui.networks.deltas import Delta, find_token
+from alignit.webui.networks.embeddings import (
     embedding_in_tokens,
     embeddings_in,
     find_embedding,
@@ -31,11 +33,8 @@ from alignit.webui.host.embeddings import (
     nearest_class_words,
     passed_over_in,
 )
-from alignit.webui.host.encoders import Concept, single_token, text_encoders
-from alignit.webui.host.settings import use_suggestions
-from alignit.webui.networks.catversion import Adapter, find_adapter
-from alignit.webui.networks.deltas import Delta, find_token
 from alignit.webui.networks.networks import Active
+from alignit.webui.settings import use_suggestions
 
 CHUNK_LENGTH = 75  # tokens of text that the host puts into a chunk
 
@@ -111,7 +110,7 @@ class Concepts:
                 self._say_unfit(name)
 
     def split(self, text: str) -> Iterator[str | Mark]:
-        """See `alignit.webui.host.encoders.Lookup`."""
+        """See `alignit.webui.generation.encoding.Lookup`."""
         for part in join_class_words(split(text), self._class_word_after):
             if isinstance(part, Mark):
                 yield part
@@ -144,7 +143,7 @@ class Concepts:
         return found
 
     def mark(self, mark: Mark) -> Any | None:
-        """See `alignit.webui.host.encoders.Lookup`."""
+        """See `alignit.webui.generation.encoding.Lookup`."""
         adapter = find_adapter(self.networks.adapters, mark.name)
         if adapter is not None:
             return self._resolve_adapter(adapter, mark.class_word)
@@ -161,7 +160,7 @@ class Concepts:
         return replace(concept, words=concept.class_word) if follows else concept
 
     def embedding(self, embedding: Any) -> Concept | None:
-        """See `alignit.webui.host.encoders.Lookup`."""
+        """See `alignit.webui.generation.encoding.Lookup`."""
         return self._resolve(embedding, self._in_prompt.get(name_key(embedding.name)))
 
     def _delta_of(self, name: str) -> tuple[Delta, Any] | None:
@@ -179,7 +178,7 @@ class Concepts:
             return self._without_embedding(mark)
         if not self._is_good(mark.name, mark.class_word or ""):
             return None
-        tokens = text_encoders(shared.sd_model)[0].tokenize([mark.name])[0]
+        tokens = host().model().encoders[0].tokens(mark.name)
         if len(tokens) > CHUNK_LENGTH:
             self._say(f"'{mark.name[:40]}...' has {len(tokens)} tokens, and a prompt chunk holds {CHUNK_LENGTH}.")
             return None
@@ -201,7 +200,7 @@ class Concepts:
                 given += [options] if options and options not in given else []
             except ControlsError as error:
                 self._say_of(name, f"Of the options of '{name}' in the {where}, {error}. They are not used.")
-        if single_token(text_encoders(shared.sd_model)[0], controls.filler) is None:
+        if single_token(host().model().encoders[0], controls.filler) is None:
             self._say_of(
                 name, f"The filler '{controls.filler}' of '{name}' is not one token: '{FILLER}' is used instead."
             )
@@ -290,7 +289,7 @@ class Concepts:
         word, source = self._given(embedding.name, in_prompt, *self._files(embedding))
         if word is not None:
             return word, source
-        nearest = nearest_class_words(shared.sd_model, embedding)
+        nearest = nearest_class_words(host().model(), embedding)
         if use_suggestions() and nearest:
             return nearest[0], "suggested"
         self.suggestions[embedding.name] = nearest
@@ -328,7 +327,7 @@ class Concepts:
     def _is_good(self, name: str, word: str) -> bool:
         error = class_word_error(word)
         if error is None:
-            tokens = text_encoders(shared.sd_model)[0].tokenize([word])[0]
+            tokens = host().model().encoders[0].tokens(word)
             itself = embedding_in_tokens(tokens)
             if itself is not None:
                 error = f"contains the embedding '{itself.name}', and must be an ordinary word"
@@ -369,14 +368,14 @@ class PlainDeltas:
         self._deltas = deltas
 
     def split(self, text: str) -> Iterator[str | Mark]:
-        """See `alignit.webui.host.encoders.Lookup`."""
+        """See `alignit.webui.generation.encoding.Lookup`."""
         return split(text)
 
     def mark(self, mark: Mark) -> Any | None:
-        """See `alignit.webui.host.encoders.Lookup`."""
+        """See `alignit.webui.generation.encoding.Lookup`."""
         token = find_token(self._deltas, mark.name)
         return None if token is None else token[1]
 
     def embedding(self, _embedding: Any) -> Concept | None:
-        """See `alignit.webui.host.encoders.Lookup`."""
+        """See `alignit.webui.generation.encoding.Lookup`."""
         return None

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from modules import sd_hijack, shared
-
 from alignit import __version__
 from alignit.prompt.class_words import format_class_words
 from alignit.webui.generation.arguments import Arguments, infotext_key
 from alignit.webui.generation.concepts import Found
 from alignit.webui.generation.declarations import Argument, Paste
 from alignit.webui.generation.notes import INFOTEXT_KEY
+from alignit.webui.host import host
 
 SUGGESTED_KEY = "AlignIT suggested"
 VERSION_KEY = "AlignIT version"
@@ -52,7 +51,7 @@ def write_info(p: Any, arguments: Arguments, found: Mapping[str, Found]) -> None
     suggested = [name for name, item in found.items() if item.source == "suggested"]
     if suggested:
         params[SUGGESTED_KEY] = ", ".join(suggested)
-    if getattr(shared.opts, "textual_inversion_add_hashes_to_infotext", False):
+    if host().options.get("textual_inversion_add_hashes_to_infotext", False):
         _write_hashes(found)
 
 
@@ -65,7 +64,7 @@ def tidy_hashes(p: Any) -> None:
 
 def _write_hashes(found: Mapping[str, Found]) -> None:
     # The host notes the hash of each embedding that it encodes; it sees the class word in the place of ours.
-    params = sd_hijack.model_hijack.extra_generation_params
+    params = host().prompts.info
     entries = [entry for entry in params.get(_HASHES_KEY, "").split(", ") if entry]
     for name, item in found.items():
         shorthash = getattr(item.concept.embedding, "shorthash", None)

@@ -6,21 +6,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from modules import extra_networks, prompt_parser, sd_models, ui_extra_networks
-
 from alignit.algorithm.controls import Controls
 from alignit.algorithm.prompts import Chunk, TargetChunk, base_chunk, dummy_chunk
 from alignit.prompt.class_words import ClassWordError, ClassWords, remember
 from alignit.webui.generation.concepts import Concepts, Found
-from alignit.webui.host.encoders import (
-    Concept,
-    UnsupportedEncoderError,
-    embedding_names,
-    find_concepts,
-    single_token,
-    text_encoders,
-    token_texts,
-)
+from alignit.webui.generation.encoding import Concept, embedding_names, find_concepts, single_token, token_texts
+from alignit.webui.host import host
+from alignit.webui.host.ports import UnknownHostError, UnsupportedEncoderError
 from alignit.webui.networks.networks import read_networks
 
 
@@ -136,7 +128,8 @@ def remember_class_words(look: Look, only: str | None = None) -> dict[str, str]:
                 remember(concept.filename, concept.class_word)
             except ClassWordError as error:
                 raise InspectionError(f"{error}") from None
-            _tell_metadata_editor(concept.filename)
+            # The host's editor of a file's metadata writes back what it read when its tab was last filled.
+            host().networks.reread(concept.filename)
             written[name] = concept.class_word
     return written
 
@@ -157,11 +150,18 @@ def _method(concept: Concept) -> str:
 
 
 def seen_chunk(concepts: Concepts, target: TargetChunk[Any], only: str | None = None) -> SeenChunk:
-    """Write a chunk as tokens, with the dummy prompts of all its concepts, or of one of them only."""
-    encoder = text_encoders(sd_models.model_data.sd_model)[0]
+    """Write a chunk as tokens, with the dummy prompts of all its concepts, or of one of them only.
+
+    Raises:
+        InspectionError: The host does not say what the tokens mean.
+    """
+    encoder = host().model().encoders[0]
 
     def texts(chunk: Chunk[Any], names: dict[int, str]) -> list[str]:
-        return [names.get(row, text) for row, text in enumerate(token_texts(encoder, chunk.tokens))]
+        try:
+            return [names.get(row, text) for row, text in enumerate(token_texts(encoder, chunk.tokens))]
+        except UnsupportedEncoderError as error:
+            raise InspectionError(f"{error}: a prompt cannot be shown as tokens.") from None
 
     dummies, rows = {}, {}
     for name in target.concepts() if only is None else (only,):
@@ -174,14 +174,6 @@ def seen_chunk(concepts: Concepts, target: TargetChunk[Any], only: str | None = 
     return SeenChunk(texts(base_chunk(target), embedding_names(target.chunk)), dummies, rows)
 
 
-def _tell_metadata_editor(filename: str) -> None:
-    # The host's editor of a file's metadata writes back what it read when its tab was last filled.
-    for page in ui_extra_networks.extra_pages:
-        for item in page.items.values():
-            if item.get("filename") == filename:
-                page.read_user_metadata(item, use_cache=False)
-
-
 def look_at(prompt: str, class_words: str, controls: str = "") -> Look:
     """Find the concepts of a prompt.
 
@@ -189,20 +181,20 @@ def look_at(prompt: str, class_words: str, controls: str = "") -> Look:
         InspectionError: As `inspect_prompt`.
         ControlsError: The controls are malformed.
     """
-    sd_model = sd_models.model_data.sd_model
-    if sd_model is None:
-        # Looking at a prompt is no reason to load one.
-        raise InspectionError("No model is loaded yet; make a picture first.")
     notes: list[str] = []
     try:
+        model = host().loaded_model()
+        if model is None:
+            # Looking at a prompt is no reason to load one.
+            raise InspectionError("No model is loaded yet; make a picture first.")
         concepts = Concepts(ClassWords(class_words), Controls().with_options(controls), notes.append)
-        (prompt,), networks = extra_networks.parse_prompts([prompt])
+        prompt, networks = host().prompts.networks(prompt)
         concepts.networks = read_networks(networks, notes.append)
         texts = list(_texts(prompt))
         for text in texts:
             concepts.read(text)
-        chunks = {text: find_concepts(sd_model, concepts, text) for text in texts}
-    except (ClassWordError, UnsupportedEncoderError) as error:
+        chunks = {text: find_concepts(model, concepts, text) for text in texts}
+    except (ClassWordError, UnknownHostError, UnsupportedEncoderError) as error:
         raise InspectionError(f"{error}") from None
     used = {name for of_text in chunks.values() for chunk in of_text for name in chunk.concepts()}
     notes += concepts.unused(concepts.networks, used)
@@ -211,11 +203,11 @@ def look_at(prompt: str, class_words: str, controls: str = "") -> Look:
 
 def _texts(prompt: str) -> Iterator[str]:
     """Yield the texts that the host would encode for a prompt: over ``AND`` and prompt editing."""
-    _, parts, _ = prompt_parser.get_multicond_prompt_list([prompt])
+    _, parts = host().prompts.parts([prompt])
     texts: dict[str, None] = {}
     for part in parts:
         if "[" in part:
-            (schedule,) = prompt_parser.get_learned_conditioning_prompt_schedules([part], 20)
+            (schedule,) = host().prompts.schedules([part], 20)
             texts |= dict.fromkeys(text for _, text in schedule)
         else:
             texts[part] = None  # no prompt editing; the host's parser would take a minute for 200 emphasised words

@@ -11,24 +11,23 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from modules import errors, shared
-from modules.hypernetworks import hypernetwork
 
 from alignit.algorithm.controls import Controls
 from alignit.algorithm.injection import Injector
 from alignit.algorithm.projections import ChangedAtConcepts, ChangedEverywhere, ProjectionHooks, needs_projections
 from alignit.concepts.weight_change import Change
-from alignit.patches import replaced
 from alignit.prompt.class_words import ClassWords
 from alignit.prompt.syntax import without_class_words
 from alignit.webui.generation.arguments import Arguments
 from alignit.webui.generation.concepts import Concepts, PlainDeltas
+from alignit.webui.generation.encoding import Concept, DummyRows, Encoding
 from alignit.webui.generation.infotext import write_info
 from alignit.webui.generation.maps import MapRecording, Schedules, TextWords, words_in
 from alignit.webui.generation.notes import Notes
 from alignit.webui.generation.takeover import Takeover, attached
-from alignit.webui.host.encoders import Concept, DummyRows, Encoding, UnsupportedEncoderError
+from alignit.webui.host import host
+from alignit.webui.host.ports import Condition, Model, Step, UnsupportedEncoderError
 from alignit.webui.networks.networks import NETWORKS, Active, read_networks
 
 _ATTRIBUTE = "alignit_job"
@@ -132,13 +131,13 @@ class Job:
         if maps is not None:
             maps.begin_pass()
 
-    def before_step(self, denoiser: Any) -> None:
-        """A step of sampling begins, with the host's `CFGDenoiser`."""
+    def before_step(self, step: Step) -> None:
+        """A step of sampling begins."""
         try:
             # Asked for at each step, as a refiner changes model and conditioning in mid-sampling.
             conds = self._p.get_conds()[0]
             computed = next((known for known in self._computed if known.conds is conds), None)
-            unet = shared.sd_model.model.diffusion_model
+            unet: Any = host().model().unet
             if computed is None:
                 # Not computed here: another extension made it, of the concepts or without them.
                 self._injector.expected |= set().union(*(known.concepts for known in self._computed))
@@ -146,7 +145,7 @@ class Job:
                 self._injector.expected |= computed.concepts
                 self._watch_projections(computed, unet)
             if self.aligns:
-                fraction = denoiser.step / denoiser.total_steps
+                fraction = step.fraction
                 self._injector.inactive = {
                     name for name, controls in self._controls().items() if not controls.steps.is_active(fraction)
                 }
@@ -159,20 +158,20 @@ class Job:
                 "The concepts stay injected at every step of this picture; what comes next is made without AlignIT.",
             )
 
-    def record_step(self, params: Any) -> None:
-        """Record the attention of a step, with the host's `CFGDenoiserParams`: after `before_step` and its hooks."""
+    def record_step(self, step: Step) -> None:
+        """Record the attention of a step: after `before_step` and its hooks."""
         maps = MapRecording.of(self._p)
         if maps is not None:
             conds = self._p.get_conds()[0]
             computed = next((known for known in self._computed if known.conds is conds), None)
-            maps.before_step(computed.schedules if computed else None, params)
+            maps.before_step(computed.schedules if computed else None, step)
 
     def _watch_projections(self, computed: _Conds, unet: Any) -> None:
         # The same modules can hold another checkpoint's weights, and the next pass other deltas or LoRAs. Where it has
         # the same, what was computed for the pass before holds.
         changes = computed.changes if self.aligns else computed.networks.changes
-        controls, sd_model = self._controls(), shared.sd_model
-        sampled_with = self.aligns, changes, controls, computed.state, id(sd_model), sd_model.sd_checkpoint_info
+        controls = self._controls()
+        sampled_with = self.aligns, changes, controls, computed.state, host().model().identity
         if self._sampled_with != sampled_with:
             self._sampled_with = sampled_with
             self._release_projections()
@@ -180,7 +179,7 @@ class Job:
                 needs_projections(controls[name], name in computed.changes) for name in computed.concepts
             ):
                 self._projections = self._at_concepts = ChangedAtConcepts(
-                    self._injector.injected, computed.changes, controls, len(unet.channel_mult), _through_hypernetworks
+                    self._injector.injected, computed.changes, controls, len(unet.channel_mult), host().sampling.inputs
                 )
             elif not self.aligns and computed.networks.deltas:
                 self._projections = ChangedEverywhere(computed.networks.changes)
@@ -204,13 +203,12 @@ class Job:
         ) -> Any:
             if not self._at_work or getattr(required_prompts, "is_negative_prompt", False):
                 return original(function, required_prompts, steps, caches, extra_network_data, *args, **kwargs)
-            sd_model = shared.sd_model
+            model = host().model()
             state = _encoder_state(extra_network_data)
             self._computing = _Conds(None, set(), {}, self._read_networks(extra_network_data), state)
             self._read(required_prompts)
             dummies = self._dummies.setdefault(state, {})
-            learned = self._learned(sd_model, sd_model.get_learned_conditioning, dummies)
-            with replaced(sd_model, "get_learned_conditioning", learned):
+            with model.conditioning(lambda learned: self._learned(model, learned, dummies)):
                 conds = original(function, required_prompts, steps, caches, extra_network_data, *args, **kwargs)
             if not any(known.conds is conds for known in self._computed):
                 self._computing.conds = conds
@@ -231,9 +229,9 @@ class Job:
                 for name, found in self._concepts.found.items()
                 if found.concept.controls.strength == 0
             }
-            return words_in(shared.sd_model, self._concepts, text, wanted, alone)
+            return words_in(host().model(), self._concepts, text, wanted, alone)
         lookup = PlainDeltas(self._computing.networks.deltas)
-        return words_in(shared.sd_model, lookup, self._without_class_words([text])[0], wanted)
+        return words_in(host().model(), lookup, self._without_class_words([text])[0], wanted)
 
     def _read(self, prompts: Any) -> None:
         # All of them first: the parts of AND and the batch's prompts are encoded one by one, and a class word given in
@@ -246,13 +244,13 @@ class Job:
         except Exception:
             self._fail("reading the prompt")
 
-    def _learned(self, sd_model: Any, original: Callable[[Any], Any], dummies: DummyRows) -> Callable[[Any], Any]:
+    def _learned(self, model: Model, original: Condition, dummies: DummyRows) -> Condition:
         def get_learned_conditioning(texts: Any) -> Any:
             if self.aligns:
                 try:
                     for text in texts:
                         self._concepts.read(text)
-                    encoding = Encoding(sd_model, self._concepts, self._found, dummies)
+                    encoding = Encoding(model, self._concepts, self._found, dummies)
                     conditioning = encoding.run(original, texts)
                     self._note_injected(encoding)
                     return conditioning
@@ -262,11 +260,11 @@ class Job:
                     self._fail("encoding the prompt")
             plain_texts = type(texts)(self._without_class_words(texts), copy_from=texts)
             networks = self._computing.networks
-            with networks.changed_encoder(sd_model):
+            with networks.changed_encoder(model):
                 if networks.deltas:
                     try:
                         lookup = PlainDeltas(networks.deltas)
-                        return Encoding(sd_model, lookup, self._found).run(original, plain_texts)
+                        return Encoding(model, lookup, self._found).run(original, plain_texts)
                     except UnsupportedEncoderError as error:
                         self._notes.say(f"{error}. The tokens of <delta:...> are read as plain text.")
                 return original(plain_texts)
@@ -391,18 +389,4 @@ def _encoder_state(extra_network_data: Any) -> tuple[Any, ...]:
         for name, all_params in (extra_network_data or {}).items()
         if name not in NETWORKS
     }
-    opts = shared.opts
-    return (
-        shared.sd_model.sd_checkpoint_info,
-        opts.CLIP_stop_at_last_layers,
-        opts.sdxl_clip_l_skip,
-        opts.emphasis,
-        opts.fp8_storage,
-        opts.cache_fp16_weight,
-        repr(sorted(networks.items())),
-    )
-
-
-def _through_hypernetworks(attention: Any, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    keys, values = hypernetwork.apply_hypernetworks(shared.loaded_hypernetworks, rows[None], attention)
-    return keys[0], values[0]
+    return host().model().encoding_state, repr(sorted(networks.items()))

@@ -12,23 +12,18 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
-from modules import errors, images, prompt_parser, shared
+from modules import errors, images, shared
 from PIL import Image
 
 from alignit.maps.attention_maps import AttentionMaps, MappedText, Recorder, Word, newest_within
 from alignit.maps.pictures import sheet, thumbnail
 from alignit.maps.words import MAX_TOKENS, MAX_WORDS, MapChoice, bounded, names_of, words_of
 from alignit.prompt.syntax import name_key
+from alignit.webui.generation.encoding import Lookup, embedding_names, find_concepts
 from alignit.webui.generation.notes import Notes
 from alignit.webui.generation.takeover import attached
-from alignit.webui.host.encoders import (
-    HostVocabulary,
-    Lookup,
-    UnsupportedEncoderError,
-    embedding_names,
-    find_concepts,
-    text_encoders,
-)
+from alignit.webui.host import host
+from alignit.webui.host.ports import Model, Step, UnsupportedEncoderError
 
 _MAX_KEPT = 256 << 20  # bytes of maps that are kept for the API
 _FONT_SIZE = 16
@@ -79,12 +74,12 @@ KEPT = Kept()
 
 
 def words_in(
-    sd_model: Any, lookup: Lookup, text: str, wanted: Sequence[str], alone: Mapping[str, str] | None = None
+    model: Model, lookup: Lookup, text: str, wanted: Sequence[str], alone: Mapping[str, str] | None = None
 ) -> TextWords:
     """Find words in a text as it is encoded.
 
     Args:
-        sd_model: The host's model.
+        model: The host's model.
         lookup: Finds the concepts.
         text: The text.
         wanted: The words, or none for each of the text.
@@ -93,11 +88,11 @@ def words_in(
     Raises:
         UnsupportedEncoderError: The model's text encoders cannot be used.
     """
-    if getattr(shared.opts, "use_old_emphasis_implementation", False):
+    if host().options.old_emphasis:
         raise UnsupportedEncoderError("the setting 'Use old emphasis implementation' is on; turn it off for them")
-    chunks = find_concepts(sd_model, lookup, text)
+    chunks = find_concepts(model, lookup, text)
     names = [names_of(chunk, embedding_names(chunk.chunk), alone or {}) for chunk in chunks]
-    vocabulary = HostVocabulary(text_encoders(sd_model)[0])
+    vocabulary = model.encoders[0]
     every = words_of(chunks, names, vocabulary)
     words = words_of(chunks, names, vocabulary, wanted) if wanted else every
     return TextWords(text, tuple(words), tuple(word.text for word in every))
@@ -153,15 +148,13 @@ class MapRecording:
         if self._off:
             return None
         try:
-            of_pictures, flat, _ = prompt_parser.get_multicond_prompt_list(prompts)
-            schedules = prompt_parser.get_learned_conditioning_prompt_schedules(
-                flat, steps, hires_steps, shared.opts.use_old_scheduling
-            )
+            of_pictures, flat = host().prompts.parts(prompts)
+            schedules = host().prompts.schedules(flat, steps, hires_steps)
             known: dict[str, TextWords] = {}
             for text in (text for schedule in schedules for _, text in schedule):
                 if text not in known:
                     known[text] = words(text, self._choice.words)
-            by_part = [[(int(end), known[text]) for end, text in schedule] for schedule in schedules]
+            by_part = [[(end, known[text]) for end, text in schedule] for schedule in schedules]
             return [[by_part[index] for index, _weight in parts] for parts in of_pictures]
         except UnsupportedEncoderError as error:
             self._give_up(f"{error}.")
@@ -177,39 +170,36 @@ class MapRecording:
         self._all_words.clear()
         self._steps = 0
 
-    def before_step(self, schedules: Schedules | None, params: Any) -> None:
+    def before_step(self, schedules: Schedules | None, step: Step) -> None:
         """A step begins, after all hooks that change keys were set.
 
         Args:
             schedules: What `read` returned for the conditioning that is used; None where it was not read.
-            params: The host's `CFGDenoiserParams`.
+            step: The step.
         """
         if self._off:
             return
         try:
-            self._begin_step(schedules, params)
+            self._begin_step(schedules, step)
         except Exception:
             self._fail("following the sampling")
 
-    def _begin_step(self, schedules: Schedules | None, params: Any) -> None:
+    def _begin_step(self, schedules: Schedules | None, step: Step) -> None:
         if not self._began:
             self._began = True
             KEPT.pictures = {}
-        denoiser = params.denoiser
-        if not self._choice.steps.is_active(denoiser.step / denoiser.total_steps):
+        if not self._choice.steps.is_active(step.fraction):
             self._recorder.release()
             return
-        cond = params.text_cond
-        cond = cond["crossattn"] if isinstance(cond, dict) else cond
-        rows = [] if schedules is None else self._rows(schedules, denoiser.step)
-        if len(rows) != len(cond):
+        rows = [] if schedules is None else self._rows(schedules, step.number)
+        if len(rows) != len(step.conditioning):
             self._give_up(
                 "an error, or another extension, changed the prompt's conditioning, whose words are not known then."
             )
             return
-        unet = shared.sd_model.model.diffusion_model
+        unet: Any = host().model().unet
         self._recorder.watch(unet, len(unet.channel_mult))
-        self._recorder.begin_step(rows, (params.x.shape[-2], params.x.shape[-1]))
+        self._recorder.begin_step(rows, step.size)
         self._steps += 1
 
     def _rows(self, schedules: Schedules, step: int) -> list[MappedText]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from alignit.webui.host.recent import RECENT
-from alignit.webui.host.settings import notes_in_info
+from alignit.webui.settings import notes_in_info
 
 INFOTEXT_KEY = "AlignIT note"
 

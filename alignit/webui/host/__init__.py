@@ -8,16 +8,26 @@ from __future__ import annotations
 
 from functools import cache
 
-from alignit.webui.host.ports import Host
+from alignit.webui.host import a1111
+from alignit.webui.host.ports import Host, UnknownHostError
+
+_KINDS = (a1111.find,)
 
 
 @cache
 def host() -> Host:
-    """Return the running host; found out when it is first asked for, as a host is still loading when AlignIT is."""
-    # A kind of host is known by what it has, never by its name. Another kind: its folder, and a line before this one.
-    from alignit.webui.host.a1111 import A1111
+    """Return the running host, known by what it has and not by its name.
 
-    return A1111()
+    Raises:
+        UnknownHostError: It is of no kind that AlignIT knows.
+    """
+    found = next((kind for find in _KINDS if (kind := find()) is not None), None)
+    if found is None:
+        raise UnknownHostError(
+            "AlignIT does not know this kind of WebUI, and makes pictures as without it. See its README for the kinds "
+            "that it knows, and update both."
+        )
+    return found
 
 
 __all__ = ["host"]

@@ -18,8 +18,18 @@ Value = TypeVar("Value")
 Conditioning = torch.Tensor | dict[str, torch.Tensor]
 """What a prompt becomes: its rows [batch, rows, width], in SDXL under the key ``crossattn`` beside other vectors."""
 
+
+def cross_attention(conditioning: Conditioning) -> torch.Tensor:
+    """Return a conditioning's rows [batch, rows, width]."""
+    return conditioning["crossattn"] if isinstance(conditioning, dict) else conditioning
+
+
 Condition = Callable[[Any], Conditioning]
 """The host's `get_learned_conditioning`: takes its list of texts, which carries notes such as the picture's size."""
+
+
+class UnknownHostError(Exception):
+    """The host is of no kind that AlignIT knows; the message says so, for the user."""
 
 
 class UnsupportedEncoderError(Exception):
@@ -112,7 +122,11 @@ class TextEncoder(Protocol):
         """Return the tokens of a text, without those for its start and its end."""
 
     def text(self, tokens: Sequence[int]) -> str:
-        """Return the text of some tokens."""
+        """Return the text of some tokens.
+
+        Raises:
+            UnsupportedEncoderError: The host does not have the vocabulary.
+        """
 
     def ends_word(self, token: int) -> bool:
         """Say whether a word ends with a token."""
@@ -261,16 +275,10 @@ class Prompts(Protocol):
 
 
 class Networks(Protocol):
-    """``<keyword:...>`` in prompts, and the tabs with cards."""
+    """Networks in prompts, ``<keyword:...>``, and their tabs."""
 
     def register(self, keyword: str) -> None:
         """Have ``<keyword:...>`` taken out of prompts, and noted with the generation."""
-
-    def register_page(self, page: Any) -> None:
-        """Add a tab, an `ExtraNetworksPage` of the host."""
-
-    def allow_folders(self, folders: Sequence[str]) -> None:
-        """Let the page show pictures from these folders."""
 
     def reread(self, filename: str) -> None:
         """Have all tabs read again what the user wrote about a file."""

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from alignit.concepts.concept import ConceptFileError, EncoderPrefixes
 from alignit.concepts.formats.catversion import adapter_name
 from alignit.prompt.syntax import name_key
-from alignit.webui.host.settings import catversion_folder
 from alignit.webui.networks.library import Library, load_fitting
+from alignit.webui.settings import catversion_folder
 
 NETWORK = "catversion"
 ADAPTERS = Library(catversion_folder, lambda path: (adapter_name(path),) if path.suffix.lower() == ".bin" else ())

@@ -13,7 +13,6 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from modules import devices
 
 from alignit.concepts.concept import Concept as ConceptFile
 from alignit.concepts.concept import ConceptFileError, TokenEmbedding
@@ -21,9 +20,10 @@ from alignit.concepts.formats import Outline
 from alignit.concepts.formats.custom_diffusion import NO_TOKEN, is_token_file
 from alignit.concepts.weight_change import Change
 from alignit.prompt.syntax import name_key
-from alignit.webui.host.embeddings import find_embedding, is_installed
-from alignit.webui.host.settings import deltas_folder
+from alignit.webui.host import host
+from alignit.webui.networks.embeddings import find_embedding, is_installed
 from alignit.webui.networks.library import Library, load_fitting
+from alignit.webui.settings import deltas_folder
 
 NETWORK = "delta"
 _DELTA = ".delta.safetensors"
@@ -134,6 +134,7 @@ _made: WeakKeyDictionary[ConceptFile, tuple[Embedding, ...]] = WeakKeyDictionary
 
 
 def _as_embedding(token: TokenEmbedding, path: Path) -> Embedding:
-    vectors = {key: vector.to(devices.device) for key, vector in token.vectors.items()}
+    device = host().model().device
+    vectors = {key: vector.to(device) for key, vector in token.vectors.items()}
     vec = vectors if len(vectors) > 1 else next(iter(vectors.values()))
     return Embedding(token.name, vec, token.length, str(path))

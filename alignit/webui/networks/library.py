@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from modules import devices, shared
 
 from alignit.concepts.concept import Concept, ConceptFileError, ModelShapes
 from alignit.concepts.formats import Outline, load_concept, read_outline
 from alignit.concepts.layer_names import layer_of
-from alignit.webui.host.encoders import clip_layers, text_encoders, token_tables
-from alignit.webui.host.settings import cache_bytes
+from alignit.webui.host import host
+from alignit.webui.host.ports import Model
+from alignit.webui.networks.embeddings import token_tables
+from alignit.webui.settings import cache_bytes
 
 
 @dataclass(frozen=True)
@@ -97,31 +98,29 @@ def load_fitting(path: Path, say: Callable[[str], None]) -> Concept:
         ConceptFileError: The file cannot be used, or not with the loaded model.
     """
     concept = _cached(path)
-    # The same modules can hold another checkpoint's weights.
-    model = id(shared.sd_model), shared.sd_model.sd_checkpoint_info, devices.dtype_unet
+    model = host().model()
     checked = _checked.get(concept)
-    if checked is None or checked[0] != model:
-        layers = _live_layers()
-        concept.check_against(_model_shapes(layers))
-        checked = _checked[concept] = model, concept.weights.doubt(layers) if concept.weights else None
+    if checked is None or checked[0] != model.identity:
+        layers = _live_layers(model)
+        concept.check_against(_model_shapes(model, layers))
+        checked = _checked[concept] = model.identity, concept.weights.doubt(layers) if concept.weights else None
     if checked[1]:
         say(f"'{path.name}': {checked[1]}")
     return concept
 
 
-_checked: WeakKeyDictionary[Concept, tuple[tuple[Any, ...], str | None]] = WeakKeyDictionary()
+_checked: WeakKeyDictionary[Concept, tuple[Hashable, str | None]] = WeakKeyDictionary()
 
 
-def _live_layers() -> dict[str, torch.Tensor]:
-    unet = shared.sd_model.model.diffusion_model
-    return {layer: module.weight for name, module in unet.named_modules() if (layer := layer_of(name))}
+def _live_layers(model: Model) -> dict[str, torch.Tensor]:
+    modules = model.unet.named_modules()
+    return {layer: module.weight for name, module in modules if (layer := layer_of(name))}
 
 
-def _model_shapes(layers: Mapping[str, torch.Tensor]) -> ModelShapes:
-    widths = {key: table.shape[-1] for key, table in token_tables(shared.sd_model).items()}
+def _model_shapes(model: Model, layers: Mapping[str, torch.Tensor]) -> ModelShapes:
+    widths = {key: table.shape[-1] for key, table in token_tables(model).items()}
     shapes = {layer: (weight.shape[0], weight.shape[1]) for layer, weight in layers.items()}
-    encoder_layers = len(clip_layers(text_encoders(shared.sd_model)[0]))
-    return ModelShapes(widths, shapes, encoder_layers, dtype=devices.dtype_unet)
+    return ModelShapes(widths, shapes, len(model.encoders[0].clip_layers), dtype=model.dtype)
 
 
 _cache: OrderedDict[str, tuple[tuple[int, int], Concept]] = OrderedDict()

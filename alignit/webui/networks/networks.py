@@ -7,31 +7,19 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from modules import extra_networks
-
 from alignit.concepts.concept import ConceptFileError
 from alignit.concepts.prefixes import prefixed
 from alignit.concepts.weight_change import Change
 from alignit.prompt.syntax import Mark, name_key
-from alignit.webui.host.embeddings import embedding_names, find_embedding_name
-from alignit.webui.host.encoders import clip_layers, text_encoders
+from alignit.webui.host.ports import Model
 from alignit.webui.networks import catversion, deltas
 from alignit.webui.networks.catversion import ADAPTERS, Adapter, find_adapter, load_adapter
 from alignit.webui.networks.deltas import DELTAS, Delta, load_delta
+from alignit.webui.networks.embeddings import embedding_names, find_embedding_name
 
 NETWORKS = (deltas.NETWORK, catversion.NETWORK)
 
 T = TypeVar("T")
-
-
-class Network(extra_networks.ExtraNetwork):  # type: ignore[misc]
-    """Makes the host take ``<name:...>`` out of prompts; what is to be done is done by the generation's `Job`."""
-
-    def activate(self, p: Any, params_list: list[Any]) -> None:
-        """Do nothing: see `read_networks`."""
-
-    def deactivate(self, p: Any) -> None:
-        """Do nothing: a job ends with its processing object."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +40,11 @@ class Active:
         return [delta.change for delta in self.deltas]
 
     @contextmanager
-    def changed_encoder(self, sd_model: Any) -> Iterator[None]:
+    def changed_encoder(self, model: Model) -> Iterator[None]:
         """Let the model's text encoder be CatVersion's for the length of a block, for whole prompts."""
         with ExitStack() as block:
             for adapter in self.adapters:
-                block.enter_context(prefixed(clip_layers(text_encoders(sd_model)[0]), adapter.prefixes.layers))
+                block.enter_context(prefixed(model.encoders[0].clip_layers, adapter.prefixes.layers))
             yield
 
     def plain_text(self, mark: Mark) -> str | None:

@@ -14,8 +14,6 @@ from typing import Any
 
 from fastapi import FastAPI, HTTPException, Query, Request
 from fastapi.responses import PlainTextResponse
-from modules import shared
-from modules.call_queue import queue_lock
 from pydantic import BaseModel, Extra, Field
 
 from alignit import __version__
@@ -28,6 +26,7 @@ from alignit.prompt.class_words import remembered_or_none
 from alignit.webui.generation.arguments import Arguments, declaration
 from alignit.webui.generation.inspection import InspectionError, inspect_prompt
 from alignit.webui.generation.maps import KEPT, KeptPicture
+from alignit.webui.host import host
 from alignit.webui.ui.installed import installed
 from alignit.webui.ui.report import make_report
 
@@ -187,9 +186,9 @@ class SentReport(BaseModel):  # type: ignore[misc]
     failures: list[Failure] = Field(description="The last exceptions that it caught, the newest last")
 
 
-def add_routes(_demo: Any, app: FastAPI) -> None:
+def add_routes(app: FastAPI) -> None:
     """Add the routes; the host calls this once its application has started."""
-    if not getattr(shared.cmd_opts, "api", False):
+    if not host().options.flag("api", False):
         return
     dependencies = _authentication(app)
     app.add_api_route(
@@ -260,7 +259,7 @@ def inspect(request: Prompt) -> dict[str, Any]:
     """Look at a prompt as a generation would, without making a picture."""
     try:
         # The text encoder's state is a global of the host, and a generation may be at it.
-        with queue_lock:
+        with host().life.queue:
             return asdict(inspect_prompt(request.prompt, request.class_words, request.controls))
     except (InspectionError, ControlsError) as error:
         raise HTTPException(422, f"AlignIT: {error}") from None

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from alignit.webui.host.embeddings import all_embeddings
 from alignit.webui.networks.catversion import ADAPTERS
 from alignit.webui.networks.deltas import DELTAS
+from alignit.webui.networks.embeddings import all_embeddings
 
 METHODS = "textual inversion", "Custom Diffusion", "CatVersion"
 

@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from modules import shared, ui_extra_networks
+from modules import ui_extra_networks
 
 from alignit.concepts.concept import ConceptFileError, Family
 from alignit.concepts.formats import Outline
@@ -23,6 +23,7 @@ from alignit.concepts.formats.catversion import suggested_class_word
 from alignit.prompt.class_words import ClassWordError, remembered
 from alignit.prompt.sidecar import SidecarError, read_sidecar
 from alignit.prompt.syntax import Mark, split
+from alignit.webui.host import host
 from alignit.webui.networks import catversion, deltas
 from alignit.webui.networks.catversion import ADAPTERS
 from alignit.webui.networks.deltas import DELTAS, tokens_of
@@ -75,7 +76,7 @@ class _ConceptsPage(ui_extra_networks.ExtraNetworksPage):  # type: ignore[misc]
             "shorthash": None,
             # my-cat.png, too, is a picture of my-cat.delta.safetensors.
             "preview": self.find_preview(start) or self.find_preview(start.removesuffix(".delta")),
-            "local_preview": f"{start}.{shared.opts.samples_format}",
+            "local_preview": f"{start}.{host().options.get('samples_format', 'png')}",
             "sort_keys": {"default": index, **self.get_sort_keys(str(path))},
         }
         self.read_user_metadata(item)
@@ -105,7 +106,7 @@ class _ConceptsPage(ui_extra_networks.ExtraNetworksPage):  # type: ignore[misc]
         description = metadata.get("description")
         if not isinstance(description, str):
             description = self.find_description(os.path.splitext(path)[0]) or ""
-        if shared.opts.extra_networks_card_description_is_html:
+        if host().options.get("extra_networks_card_description_is_html", False):
             problems = [html.escape(problem) for problem in problems]
         item["user_metadata"] = metadata
         item["description"] = "\n".join(filter(None, [*problems, description]))
@@ -170,6 +171,12 @@ class AdaptersPage(_ConceptsPage):
         if _PATTERN.search(text):
             text = f"<{self.network}:{item['name']}:1> {word}"
         return json.dumps(text.rstrip()), [word]
+
+
+def register_pages() -> None:
+    """Add the tabs; the host takes them up anew whenever it makes its page."""
+    for page in (DeltasPage(), AdaptersPage()):
+        ui_extra_networks.register_page(page)
 
 
 def _marked(token: str | None) -> str | None:

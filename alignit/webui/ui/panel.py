@@ -10,7 +10,7 @@ from itertools import groupby
 from typing import Any
 
 import gradio as gr
-from modules import infotext_utils, ui_components
+from modules import ui_components
 
 from alignit import __version__
 from alignit.prompt.syntax import FORBIDDEN
@@ -66,7 +66,7 @@ class Panel:
                 report = self._hidden("report")
         self.components = list(fields.values())
         self.paste_fields = [
-            infotext_utils.PasteField(fields[item.name], restored)
+            (fields[item.name], restored)
             for item in Arguments.declared()
             if (restored := restored_by(item)) is not None
         ]

@@ -11,8 +11,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from modules import errors, shared
-
 from alignit.algorithm.controls import Controls, ControlsError
 from alignit.prompt.class_words import ClassWordError, ClassWords, place_in_list, remembered_or_none, with_class_word
 from alignit.webui.generation.concepts import Found, no_class_word
@@ -24,6 +22,7 @@ from alignit.webui.generation.inspection import (
     seen_chunk,
     seen_concept,
 )
+from alignit.webui.host import host
 
 MAX_TEXT = 20_000
 """Characters of a prompt, or of a list, that are looked at while they are typed."""
@@ -87,7 +86,7 @@ def answer(question: str, prompt: str, class_words: str, controls: str, styles: 
     except (InspectionError, ClassWordError, ControlsError) as error:
         answered |= {"error": f"{error}", "keep": _is_malformed(class_words, controls)}
     except Exception:
-        errors.report("AlignIT: error while looking at the prompt", exc_info=True)
+        host().life.report("AlignIT: error while looking at the prompt")
         answered["error"] = "An error while looking at the prompt; the console has the details."
     return json.dumps(answered)
 
@@ -101,7 +100,7 @@ def _answered(asked: Question, prompt: str, class_words: str, controls: str, sty
                 "Nothing of it is lost, and pictures are made with all of it."
             )
     # The host puts the styles into the prompt before anything else of it is read.
-    prompt = shared.prompt_styles.apply_styles_to_prompt(prompt, list(styles or ()))
+    prompt = host().prompts.with_styles(prompt, list(styles or ()))
     brackets = prompt.count("(") + prompt.count("[")
     if "[" in prompt and brackets > _MAX_BRACKETS:
         raise InspectionError(

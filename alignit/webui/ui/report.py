@@ -17,7 +17,7 @@ import torch
 from alignit import __version__
 from alignit.webui.host import host
 from alignit.webui.host.recent import RECENT, Failure, SaidNote
-from alignit.webui.host.settings import settings
+from alignit.webui.settings import settings
 from alignit.webui.ui.installed import METHODS, installed
 from alignit.webui.ui.redaction import without_quoted, without_user, without_words, words_of
 
@@ -114,7 +114,7 @@ def make_report(names: bool = False, prompts: bool = False, paths: bool = False)
         by_method if names else None,
         [SaidNote(said(note.text), note.prompts if prompts else ()) for note in notes],
         [
-            Failure(failure.doing, said(failure.error), tuple(path(frame) for frame in failure.frames))
+            Failure(said(failure.doing), said(failure.error), tuple(path(frame) for frame in failure.frames))
             for failure in failures
         ],
     )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import html
 from typing import Any
 
-from modules import errors, scripts
+import gradio as gr
+from modules import scripts
 
 from alignit.maps.words import MapChoice
 from alignit.prompt.syntax import without_class_words
@@ -14,9 +16,11 @@ from alignit.webui.generation.infotext import take_info
 from alignit.webui.generation.job import Job
 from alignit.webui.generation.maps import MapRecording
 from alignit.webui.generation.notes import Notes
+from alignit.webui.host import host
+from alignit.webui.host.ports import Step
 from alignit.webui.networks.networks import has_networks, plain_text
 from alignit.webui.ui.axes import with_axes
-from alignit.webui.ui.panel import Panel
+from alignit.webui.ui.parts import lost_parts, part
 
 
 class AlignITScript(scripts.Script):  # type: ignore[misc]
@@ -44,11 +48,18 @@ class AlignITScript(scripts.Script):  # type: ignore[misc]
 
     def ui(self, is_img2img: bool) -> list[Any]:  # noqa: ARG002
         """Build the panel; its components are the arguments of the methods below."""
-        panel = Panel(self.elem_id, self._prompt, self._styles)
-        self.infotext_fields = panel.paste_fields
-        # "Send to img2img" copies the fields whose second part is among these, be it a label or a function.
-        self.paste_field_names = [restored_by for _, restored_by in panel.paste_fields]
-        return panel.components
+        components: list[Any] = []
+        with part("AlignIT's panel"):
+            from alignit.webui.ui.panel import Panel  # noqa: PLC0415  # its parts can be missing in the host
+
+            panel = Panel(self.elem_id, self._prompt, self._styles)
+            self.infotext_fields = panel.paste_fields
+            # "Send to img2img" copies the fields whose second part is among these, be it a label or a function.
+            self.paste_field_names = [restored_by for _, restored_by in panel.paste_fields]
+            components = panel.components
+        for note in lost_parts():
+            gr.HTML(html.escape(f"AlignIT: {note}"))
+        return components
 
     def before_process(self, p: Any, *args: Any) -> None:
         """Undo what an earlier generation set up on the same object, and refuse arguments that cannot be used."""
@@ -63,7 +74,7 @@ class AlignITScript(scripts.Script):  # type: ignore[misc]
             Arguments.from_list(with_axes(p, args))
         except ArgumentsError as error:
             if getattr(p, "is_api", False):
-                _refuse(p, error)
+                host().life.refuse(p, error)
 
     def process(self, p: Any, *args: Any) -> None:
         """Set the generation up: the model is loaded, styles are merged and embeddings are up to date."""
@@ -84,7 +95,7 @@ class AlignITScript(scripts.Script):  # type: ignore[misc]
                     MapRecording(p, MapChoice.parse(arguments.map_words))
             except Exception:
                 Comparison.end(p)
-                errors.report("AlignIT: error while setting up", exc_info=True)
+                host().life.report("AlignIT: error while setting up")
                 Notes(p).say(
                     "An error while setting up; the console has the details. This picture is made without AlignIT."
                 )
@@ -132,22 +143,13 @@ class AlignITScript(scripts.Script):  # type: ignore[misc]
             maps.finish(processed)
 
 
-def on_cfg_denoiser(params: Any) -> None:
+def on_step(step: Step) -> None:
     """Tell the job that a sampling step begins."""
-    job = Job.of(getattr(params.denoiser, "p", None))
+    job = Job.of(step.p)
     if job is not None:
-        job.before_step(params.denoiser)
-        job.record_step(params)
+        job.before_step(step)
+        job.record_step(step)
 
 
 def _prompts(p: Any) -> list[str]:
     return [*(p.all_prompts or []), *(getattr(p, "all_hr_prompts", None) or [])]
-
-
-def _refuse(p: Any, error: ArgumentsError) -> None:
-    def refused(*_args: Any, **_kwargs: Any) -> None:
-        raise error
-
-    # What a script raises is swallowed by the host. A method that it calls next, on this object, is the one place
-    # from which an error reaches the caller of the API.
-    p.fill_fields_from_opts = refused

@@ -203,7 +203,7 @@ def install() -> None:
     extra_networks.register_extra_network(Swap())
     Swap.activate = timed("activate", Swap.activate)  # type: ignore[method-assign]
     Swap.deactivate = timed("deactivate", Swap.deactivate)  # type: ignore[method-assign]
-    job, encoders = sys.modules["alignit.webui.generation.job"], sys.modules["alignit.webui.host.encoders"]
+    job, encoders = sys.modules["alignit.webui.generation.job"], sys.modules["alignit.webui.generation.encoding"]
     job.read_networks = timed("activate", job.read_networks)  # type: ignore[attr-defined]
     job.Job._watch_projections = timed("activate", job.Job._watch_projections)  # type: ignore[attr-defined]
     encoders._encode = timed("dummy_prompts", encoders._encode)  # type: ignore[attr-defined]

@@ -16,6 +16,15 @@ from alignit.webui.host.a1111.prompts import A1111Prompts
 from alignit.webui.host.a1111.sampling import A1111Sampling
 
 
+def find() -> A1111 | None:
+    """Return the host where it is one of these: embeddings and text encoders are behind its `model_hijack`."""
+    try:
+        from modules import sd_hijack
+    except ImportError:
+        return None
+    return A1111() if hasattr(sd_hijack.model_hijack, "embedding_db") else None
+
+
 class A1111:
     """The host; a `alignit.webui.host.ports.Host`."""
 

@@ -55,7 +55,7 @@ class A1111TextEncoder:
         try:
             from modules.sd_hijack_open_clip import tokenizer
         except ImportError:
-            raise UnsupportedEncoderError("this WebUI lacks the words of this model's text encoder's tokens") from None
+            raise UnsupportedEncoderError("this WebUI lacks the vocabulary of the model's text encoder") from None
         return tokenizer
 
     def tokens(self, text: str) -> list[int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 
@@ -24,21 +23,12 @@ class A1111Networks:
 
         extra_networks.register_extra_network(Network(keyword))
 
-    def register_page(self, page: Any) -> None:
-        """See `alignit.webui.host.ports.Networks`."""
-        from modules import ui_extra_networks
-
-        ui_extra_networks.register_page(page)
-
-    def allow_folders(self, folders: Sequence[str]) -> None:
-        """See `alignit.webui.host.ports.Networks`."""
-        from modules import ui_extra_networks
-
-        ui_extra_networks.allowed_dirs.update(folders)
-
     def reread(self, filename: str) -> None:
         """See `alignit.webui.host.ports.Networks`."""
-        from modules import ui_extra_networks
+        try:
+            from modules import ui_extra_networks
+        except ImportError:
+            return  # no tabs
 
         for page in ui_extra_networks.extra_pages:
             for item in page.items.values():

@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from alignit.webui.host.ports import cross_attention
+
 
 class A1111Sampling:
     """The host's sampling; a `alignit.webui.host.ports.Sampling`."""
@@ -68,9 +70,7 @@ class A1111Step:
     @property
     def conditioning(self) -> torch.Tensor:
         """See `alignit.webui.host.ports.Step`."""
-        cond = self._params.text_cond
-        rows: torch.Tensor = cond["crossattn"] if isinstance(cond, dict) else cond
-        return rows
+        return cross_attention(self._params.text_cond)
 
     @property
     def size(self) -> tuple[int, int]:

@@ -10,14 +10,14 @@ from modules import prompt_parser, scripts, shared
 import alignit.algorithm.injection
 import alignit.webui.generation.compare
 import alignit.webui.generation.concepts
+import alignit.webui.generation.encoding
 import alignit.webui.generation.job
-import alignit.webui.host.embeddings
-import alignit.webui.host.encoders
+import alignit.webui.networks.embeddings
 
 PLACES = {
-    "splice": (alignit.webui.host.encoders, "splice"),
+    "splice": (alignit.webui.generation.encoding, "splice"),
     "read": (alignit.webui.generation.concepts.Concepts, "read"),
-    "find_embedding": (alignit.webui.host.embeddings, "_by_name"),
+    "find_embedding": (alignit.webui.networks.embeddings, "_by_name"),
     "watch": (alignit.algorithm.injection.Injector, "watch"),
     "job": (alignit.webui.generation.job.Job, "__init__"),
     "prompts": (alignit.webui.generation.compare, "has_concepts"),

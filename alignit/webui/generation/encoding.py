@@ -1,9 +1,8 @@
-"""The text encoders of the WebUI: finding concepts in its token chunks, and encoding base and dummy prompts.
+"""Encoding of positive prompts: finding concepts in their token chunks, and encoding base and dummy prompts.
 
-Every prompt line passes through `TextConditionalModel.forward` (the host's ``modules/sd_hijack_clip.py``) after styles,
-wildcards, ``AND``, prompt editing and extra networks are resolved. `Encoding` takes its place for the time in which
-the conditioning of a positive prompt is computed. It builds the base prompt's token chunks, lets the host's own loop
-encode them, and writes the rows of the dummy prompts into the result.
+Every prompt line passes through the host's text encoders after styles, wildcards, ``AND``, prompt editing and extra
+networks are resolved. `Encoding` has them encode the base prompt's token chunks in the place of the line's own, by the
+host's own loop, and writes the rows of the dummy prompts into the result.
 """
 
 from __future__ import annotations
@@ -11,11 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import Any, Protocol
 
 import torch
-from modules import sd_hijack_open_clip, shared
 
 from alignit.algorithm.conditioning import Injected, splice
 from alignit.algorithm.controls import Controls
@@ -24,25 +21,18 @@ from alignit.algorithm.prompts import Chunk, Span, TargetChunk, base_chunk
 from alignit.concepts.concept import EncoderPrefixes
 from alignit.concepts.prefixes import prefixed
 from alignit.concepts.weight_change import Change
-from alignit.patches import replaced
 from alignit.prompt.syntax import Mark
-from alignit.webui.host.ports import UnsupportedEncoderError
-
-__all__ = [
-    "Concept",
-    "DummyRows",
-    "Encoding",
-    "HostVocabulary",
-    "Lookup",
-    "UnsupportedEncoderError",
-    "clip_layers",
-    "embedding_names",
-    "find_concepts",
-    "single_token",
-    "text_encoders",
-    "token_tables",
-    "token_texts",
-]
+from alignit.webui.host import host
+from alignit.webui.host.ports import (
+    Condition,
+    Conditioning,
+    HostChunk,
+    Model,
+    Rewritten,
+    TextEncoder,
+    UnsupportedEncoderError,
+    cross_attention,
+)
 
 DummyRows = dict[tuple[int, Chunk[Any]], torch.Tensor]
 """Rows of dummy prompts [77, width], by the encoder's number and the chunk."""
@@ -88,53 +78,13 @@ class Lookup(Protocol):
         """Return the concept of an embedding that the host found in the text; None: it stays a plain embedding."""
 
 
-def text_encoders(sd_model: Any) -> list[Any]:
-    """Return the model's text encoders, hijacked by the host, in the order in which it joins their outputs.
-
-    Raises:
-        UnsupportedEncoderError: The model has none that works on token chunks.
-    """
-    if getattr(sd_model, "is_sd3", False):
-        raise UnsupportedEncoderError("Stable Diffusion 3 has no cross-attention to inject keys and values into")
-    conditioner = getattr(sd_model, "conditioner", None)
-    candidates = conditioner.embedders if conditioner is not None else [sd_model.cond_stage_model]
-    encoders = [encoder for encoder in candidates if hasattr(encoder, "process_tokens")]
-    if not encoders:
-        raise UnsupportedEncoderError("this model's text encoder does not work on token chunks")
-    return encoders
-
-
-def clip_layers(encoder: Any) -> Sequence[Any]:
-    """Return the layers of a text encoder from transformers, SD1's; none of another kind's."""
-    transformer = getattr(getattr(encoder, "wrapped", None), "transformer", None)
-    text_model = getattr(transformer, "text_model", None)
-    return text_model.encoder.layers if text_model is not None else ()
-
-
-def find_concepts(sd_model: Any, lookup: Lookup, text: str) -> list[TargetChunk[Any]]:
+def find_concepts(model: Model, lookup: Lookup, text: str) -> list[TargetChunk[Any]]:
     """Cut a prompt text into chunks with the concepts found, and encode nothing.
 
     Raises:
         UnsupportedEncoderError: The model's text encoders cannot be used.
     """
-    return _TargetView(text_encoders(sd_model)[0], lookup).target_chunks(text)[1]
-
-
-def token_tables(sd_model: Any) -> dict[str, torch.Tensor]:
-    """Return the token embeddings [V, width] of each text encoder, by its key in SDXL embeddings: clip_l, clip_g.
-
-    Raises:
-        UnsupportedEncoderError: The model's text encoders cannot be used, or take no embeddings.
-    """
-    return dict(_token_table(encoder) for encoder in text_encoders(sd_model))
-
-
-def _token_table(encoder: Any) -> tuple[str, torch.Tensor]:
-    for module in encoder.modules():
-        key = getattr(module, "textual_inversion_key", None)
-        if key is not None:
-            return key, module.wrapped.weight
-    raise UnsupportedEncoderError("this model's text encoder takes no embeddings")
+    return _Reader(model.encoders[0], lookup).read(text).target
 
 
 @dataclass(frozen=True)
@@ -157,31 +107,34 @@ class _Placeholder:
         return Span(concept.name, start, self.class_tokens, vectors, concept.embedding, self.words, change)
 
 
-class _TargetView:
-    """An encoder as its own `tokenize_line` sees it while the target prompt is cut into chunks.
+@dataclass(frozen=True)
+class _Line:
+    """A prompt line in chunks: the host's own, ours with the concepts found, and the number of tokens."""
 
-    The encoder itself is not touched: the host's function runs with this object as `self`.
-    """
+    chunks: list[HostChunk]
+    target: list[TargetChunk[Any]]
+    token_count: int
 
-    def __init__(self, encoder: Any, lookup: Lookup) -> None:
+
+class _Reader:
+    """Reads prompt lines for an encoder; its `alignit.webui.host.ports.PromptReader`."""
+
+    def __init__(self, encoder: TextEncoder, lookup: Lookup) -> None:
         self._encoder = encoder
         self._lookup = lookup
         self._marks: list[Any] = []
         self.found_any = False
-        self.hijack = SimpleNamespace(embedding_db=self)
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._encoder, name)
+    def read(self, line: str) -> _Line:
+        chunks, token_count = self._encoder.chunks(line, self)
+        return _Line(chunks, _target_chunks(chunks, self._encoder.end_token), token_count)
 
-    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+    def tokens(self, text: str) -> list[int]:
         """Tokenize as the host does, with one negative id for each mark that is a concept or an embedding.
 
         A mark cut out before the tokenizer sees it cannot merge with its neighbours: in "a <sks>, dog" the
         tokenizer makes one token of ``>,``.
         """
-        return [self._tokenize_text(text) for text in texts]
-
-    def _tokenize_text(self, text: str) -> list[int]:
         ids: list[int] = []
         literal = ""
         for part in self._lookup.split(text):
@@ -190,39 +143,34 @@ class _TargetView:
                 literal += part if isinstance(part, str) else part.text
                 continue
             if literal:
-                ids += self._encoder.tokenize([literal])[0]
+                ids += self._encoder.tokens(literal)
                 literal = ""
             self._marks.append(found)
             self.found_any = True
             ids.append(-len(self._marks))
         if literal or not ids:
-            ids += self._encoder.tokenize([literal])[0]
+            ids += self._encoder.tokens(literal)
         return ids
 
-    def find_embedding_at_position(self, tokens: list[int], position: int) -> tuple[Any, int | None]:
+    def embedding(self, tokens: list[int], position: int) -> tuple[Any, int | None]:
         """Stand in for the host's embedding database, and give placeholders for concepts."""
+        length: int | None
         if tokens[position] < 0:
             found, length = self._marks[-tokens[position] - 1], 1
         else:
-            database = self._encoder.hijack.embedding_db
-            found, length = database.find_embedding_at_position(tokens, position)
+            found, length = host().embeddings.at(tokens, position)
             if found is None:
                 return None, None
             found = self._lookup.embedding(found) or found
         if isinstance(found, Concept):
             self.found_any = True
-            class_word, words = map(tuple, self._encoder.tokenize([found.class_word, found.words]))
+            class_word, words = (tuple(self._encoder.tokens(text)) for text in (found.class_word, found.words))
             found = _Placeholder(found, class_word, words)
         return found, length
 
-    def target_chunks(self, line: str) -> tuple[list[Any], list[TargetChunk[Any]], int]:
-        """Cut a prompt line into chunks: the host's own, ours with the concepts found, and the token count."""
-        chunks, token_count = type(self._encoder).tokenize_line(self, line)
-        return chunks, _target_chunks(chunks, self._encoder.id_end), token_count
 
-
-def _target_chunks(chunks: Sequence[Any], id_end: int) -> list[TargetChunk[Any]]:
-    text_stops = [_text_stop(chunk.tokens, id_end) for chunk in chunks]
+def _target_chunks(chunks: Sequence[HostChunk], end_token: int) -> list[TargetChunk[Any]]:
+    text_stops = [_text_stop(chunk.tokens, end_token) for chunk in chunks]
     spans: list[list[Span[Any]]] = [[] for _ in chunks]
     embeddings: list[list[tuple[int, Any]]] = [[] for _ in chunks]
     for index, chunk in enumerate(chunks):
@@ -246,9 +194,9 @@ def _target_chunks(chunks: Sequence[Any], id_end: int) -> list[TargetChunk[Any]]
     ]
 
 
-def _text_stop(tokens: Sequence[int], id_end: int) -> int:
+def _text_stop(tokens: Sequence[int], end_token: int) -> int:
     stop = len(tokens)
-    while stop > 1 and tokens[stop - 1] == id_end:
+    while stop > 1 and tokens[stop - 1] == end_token:
         stop -= 1
     return stop
 
@@ -261,12 +209,12 @@ class Encoding:
     """
 
     def __init__(
-        self, sd_model: Any, lookup: Lookup, concept: Callable[[str], Concept], encoded: DummyRows | None = None
+        self, model: Model, lookup: Lookup, concept: Callable[[str], Concept], encoded: DummyRows | None = None
     ) -> None:
         """Prepare for a model.
 
         Args:
-            sd_model: The host's model.
+            model: The host's model.
             lookup: Finds the concepts.
             concept: Gives a concept that was found, by its name.
             encoded: Rows of dummy prompts that were encoded with the text encoders as they are now; new ones are added.
@@ -274,56 +222,55 @@ class Encoding:
         Raises:
             UnsupportedEncoderError: The model's text encoders cannot be used.
         """
-        if getattr(shared.opts, "use_old_emphasis_implementation", False):
+        if host().options.old_emphasis:
             raise UnsupportedEncoderError(
                 "the setting 'Use old emphasis implementation' is on; turn it off for AlignIT"
             )
         self.injected: list[Injected] = []
-        self._encoders = text_encoders(sd_model)
+        self._encoders = model.encoders
         self._lookup = lookup
         self._concept = concept
         self._encoded = {} if encoded is None else encoded
         self._outputs: list[tuple[torch.Tensor, list[dict[int, str]]]] = []
 
-    def run(self, get_learned_conditioning: Callable[[Any], Any], texts: Any) -> Any:
-        """Return what the host's `get_learned_conditioning` does for these texts, with the concepts injected.
+    def run(self, original: Condition, texts: Any) -> Conditioning:
+        """Return what the host's own function does for these texts, with the concepts injected.
 
         Texts in which no concept is found are encoded by the host alone.
         """
         self.injected = []
         self._outputs = []
-        with ExitStack() as patches:
-            for encoder in self._encoders:
-                patches.enter_context(replaced(encoder, "forward", self._forward(encoder, encoder.forward)))
-            conditioning = get_learned_conditioning(texts)
+        with ExitStack() as block:
+            for number, encoder in enumerate(self._encoders):
+                block.enter_context(encoder.rewriting(self._rewrite(number, encoder)))
+            conditioning = original(texts)
         if self._outputs:
-            crossattn = conditioning["crossattn"] if isinstance(conditioning, dict) else conditioning
-            self._record(list(texts), crossattn)
+            self._record(list(texts), cross_attention(conditioning))
         return conditioning
 
-    def _forward(self, encoder: Any, original: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        def forward(texts: Any) -> Any:
-            view = _TargetView(encoder, self._lookup)
-            lines = {line: view.target_chunks(line) for line in dict.fromkeys(texts)}
-            prompts = [lines[line][1] for line in texts]
-            if not view.found_any:
-                return original(texts)
-            host_chunks = [_host_chunks(*lines[line][:2]) for line in texts]
-            token_count = max(count for _, _, count in lines.values())
-            with replaced(encoder, "process_texts", lambda _texts: (host_chunks, token_count)):
-                output = original(texts)
-            base = output[0] if isinstance(output, tuple) else output
-            spliced, rows = splice(base, prompts, self._filler(encoder), self._encode(encoder), self._strength)
-            self._outputs.append((base, rows))
-            return (spliced, *output[1:]) if isinstance(output, tuple) else spliced
+    def _rewrite(self, number: int, encoder: TextEncoder) -> Callable[[Sequence[str]], Rewritten | None]:
+        def rewrite(texts: Sequence[str]) -> Rewritten | None:
+            reader = _Reader(encoder, self._lookup)
+            known = {line: reader.read(line) for line in dict.fromkeys(texts)}
+            if not reader.found_any:
+                return None
+            lines = [known[text] for text in texts]
 
-        return forward
+            def edit(base: torch.Tensor) -> torch.Tensor:
+                prompts = [line.target for line in lines]
+                spliced, rows = splice(base, prompts, self._filler(encoder), self._encode(number), self._strength)
+                self._outputs.append((base, rows))
+                return spliced
+
+            return Rewritten([_base_chunks(line) for line in lines], max(line.token_count for line in lines), edit)
+
+        return rewrite
 
     def _strength(self, name: str) -> float:
         concept = self._concept(name)
         return row_strength(concept.controls, concept.change is not None)
 
-    def _filler(self, encoder: Any) -> Callable[[str], int]:
+    def _filler(self, encoder: TextEncoder) -> Callable[[str], int]:
         def filler(name: str) -> int:
             text = self._concept(name).controls.filler
             token = single_token(encoder, text)
@@ -333,11 +280,11 @@ class Encoding:
 
         return filler
 
-    def _encode(self, encoder: Any) -> Callable[[Chunk[Any]], torch.Tensor]:
+    def _encode(self, number: int) -> Callable[[Chunk[Any]], torch.Tensor]:
         def encode(chunk: Chunk[Any]) -> torch.Tensor:
-            key = self._encoders.index(encoder), chunk
+            key = number, chunk
             if key not in self._encoded:
-                self._encoded[key] = _encode(encoder, chunk)
+                self._encoded[key] = _encode(self._encoders[number], chunk)
             return self._encoded[key]
 
         return encode
@@ -353,10 +300,9 @@ class Encoding:
                 self.injected.append(Injected(crossattn[index], base[index].to(crossattn), rows))
 
 
-def token_texts(encoder: Any, tokens: Sequence[int]) -> list[str]:
+def token_texts(encoder: TextEncoder, tokens: Sequence[int]) -> list[str]:
     """Return the text of each token."""
-    vocabulary = HostVocabulary(encoder)
-    return [vocabulary.text([token]).strip() for token in tokens]
+    return [encoder.text([token]).strip() for token in tokens]
 
 
 def embedding_names(chunk: Chunk[Any]) -> dict[int, str]:
@@ -368,51 +314,23 @@ def embedding_names(chunk: Chunk[Any]) -> dict[int, str]:
     }
 
 
-class HostVocabulary:
-    """What an encoder's tokens mean: a `alignit.maps.words.Vocabulary`."""
-
-    def __init__(self, encoder: Any) -> None:
-        self._encoder = encoder
-        self._tokenizer = getattr(encoder, "tokenizer", None) or sd_hijack_open_clip.tokenizer
-
-    def tokens(self, text: str) -> Sequence[int]:
-        """Return the tokens of a text."""
-        ids: Sequence[int] = self._encoder.tokenize([text])[0]
-        return ids
-
-    def text(self, tokens: Sequence[int]) -> str:
-        """Return the text of some tokens."""
-        return str(self._tokenizer.decode(list(tokens)))
-
-    def ends_word(self, token: int) -> bool:
-        """Say whether a word ends with a token, as CLIP's vocabulary says in the token's name."""
-        return str(self._tokenizer.decoder.get(token, "</w>")).endswith("</w>")
-
-
-def single_token(encoder: Any, text: str) -> int | None:
+def single_token(encoder: TextEncoder, text: str) -> int | None:
     """Return the id of a text's only token, or None where it has more than one or none."""
-    ids = encoder.tokenize([text])[0]
+    ids = encoder.tokens(text)
     return int(ids[0]) if len(ids) == 1 else None
 
 
-def _host_chunks(chunks: Sequence[Any], targets: Sequence[TargetChunk[Any]]) -> list[Any]:
-    """Write the base prompt into the host's chunks, which are this call's own."""
-    for chunk, target in zip(chunks, targets, strict=True):
+def _base_chunks(line: _Line) -> list[HostChunk]:
+    """Write the base prompt into the host's chunks, which were made for this call."""
+    for chunk, target in zip(line.chunks, line.target, strict=True):
         chunk.tokens = list(base_chunk(target).tokens)
         chunk.fixes = [fix for fix in chunk.fixes if not isinstance(fix[1], _Placeholder)]
-    return list(chunks)
+    return line.chunks
 
 
-def _encode(encoder: Any, chunk: Chunk[Any]) -> torch.Tensor:
+def _encode(encoder: TextEncoder, chunk: Chunk[Any]) -> torch.Tensor:
     """Encode a dummy prompt's chunk, [77, width], as the host would encode that prompt on its own."""
-    hijack = encoder.hijack
     change = chunk.encoder_change
     prefixes = change.layers if isinstance(change, EncoderPrefixes) else {}
-    hijack.fixes = [[(row - 1, embedding) for row, embedding in chunk.embeddings]]
-    try:
-        with prefixed(clip_layers(encoder), prefixes):
-            rows: torch.Tensor = encoder.process_tokens([list(chunk.tokens)], [list(chunk.multipliers)])[0]
-    finally:
-        # A global of the host: left set, the next text would get these vectors.
-        hijack.fixes = None
-    return rows
+    with prefixed(encoder.clip_layers, prefixes):
+        return encoder.encode(chunk.tokens, chunk.multipliers, chunk.embeddings)
