@@ -6,7 +6,8 @@ prompt's therefore injects W_k C'[i] and W_v C'[i] into every layer at every ste
 A strength s blends keys and values, K = K_p + s (K' - K_p) and the same for V; both are linear in C, so it blends rows.
 
 For a concept that changes W_k and W_v (Custom Diffusion) the row is written as it is;
-`alignit.algorithm.projections` finds it in each layer and computes W'_k C'[i] and W'_v C'[i] there.
+`alignit.algorithm.projections` finds it in each layer and computes W'_k C'[i] and W'_v C'[i] there. Which of the two is
+to be done is decided in `alignit.algorithm.injection`, line 4.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ import torch
 from alignit.algorithm.prompts import Chunk, E, TargetChunk, dummy_chunk
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Injected:
-    """The conditioning of one prompt with concepts injected into it.
+    """The conditioning of one prompt with concepts injected into it. Two are equal if all of their rows are.
 
     Attributes:
         conditioning: Rows as the UNet shall see them, [tokens, width].
@@ -32,6 +33,16 @@ class Injected:
     conditioning: torch.Tensor
     base: torch.Tensor
     rows: Mapping[int, str]
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Injected):
+            return NotImplemented
+        pairs = (self.conditioning, other.conditioning), (self.base, other.base)
+        return self.rows == other.rows and all(
+            (one.dtype, one.device) == (two.dtype, two.device) and torch.equal(one, two) for one, two in pairs
+        )
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 def splice(

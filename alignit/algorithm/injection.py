@@ -1,163 +1,218 @@
-"""Injected rows in the UNet: found by their content, counted, and taken out where they are not wanted.
+"""Line 4 of Algorithm 1 (arXiv 2406.18893): K_p[i] = K'[i] and V_p[i] = V'[i], in every layer on every step.
 
-`alignit.algorithm.conditioning.splice` puts a concept's row into the conditioning; on its way to the UNet a host
-copies, stacks, pads, reorders and splits conditionings. An injected row is found again by comparing: it carries its own
-address. No record of batch rows is kept, so none can get out of step with what a host, or another extension, does on
-the way.
+A cross-attention layer's key at index i is W_k C[i], its value W_v C[i], with C the conditioning. Two things put in a
+concept's:
+
+- **its row**, C'[i] of its dummy prompt in the place of C_p[i], written by `alignit.algorithm.conditioning.splice` with
+  the strength that `row_strength` gives. Where nothing else is asked for, this is all of line 4, and there is nothing
+  to do in the UNet;
+- **hooks in the layers**, `alignit.algorithm.projections`, where `needs_projections` says so: the row stays whole, and
+  each layer's keys and values at it are made there.
+
+`Injection` does what is left to do in the UNet while it samples, and knows whether the rows came there. Each kind of
+thing that is done there is a part with hooks of its own: `alignit.algorithm.context` at the UNet's entry, and in its
+layers those that `Injection` lists as `alignit.algorithm.hooks.Part`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 
 from alignit.algorithm.conditioning import Injected
+from alignit.algorithm.context import ContextRows
+from alignit.algorithm.controls import Controls
+from alignit.algorithm.hooks import Part
+from alignit.algorithm.plain import ChangedEverywhere
+from alignit.algorithm.projections import ChangedAtConcepts, Prepare, unchanged
+from alignit.concepts.weight_change import Change
 
-_CONTEXT_NAMES = ("context", "encoder_hidden_states")  # in LDM and sgm, and in diffusers
+
+def needs_projections(controls: Controls, changes: bool) -> bool:
+    """Say whether a concept's keys and values have to be computed in each layer; else its row carries them.
+
+    Args:
+        controls: How it is put in.
+        changes: Whether it changes W_k and W_v.
+    """
+    # At strength 0 nothing of the concept is there, and its row is the base prompt's own.
+    return controls.strength != 0 and (changes or not controls.uniform)
 
 
-def context_name(kwargs: Mapping[str, Any]) -> str | None:
-    """Return the name under which a UNet or a cross-attention layer is given its context, or None: by position."""
-    return next((name for name in _CONTEXT_NAMES if name in kwargs), None)
+def row_strength(controls: Controls, changes: bool) -> float:
+    """Return the strength with which a concept's row is written into the conditioning.
+
+    Args: as in `needs_projections`. Where the layers blend keys and values, the row stays whole.
+    """
+    return 1.0 if needs_projections(controls, changes) else controls.strength
 
 
-class Injector:
-    """Watches a UNet's cross-attention context for injected rows, through a forward pre-hook at the UNet's entry.
+@dataclass(frozen=True)
+class EncodedBatch:
+    """What a host encoded for pictures that are sampled together.
 
-    Algorithm 1's line 4 applies and the context passes as it is, but for concepts that are `inactive` at a step: their
-    rows are replaced by the base prompt's. Keys and values are linear in the rows, so every layer computes the base
-    model's.
-
-    Use as a context manager: the hook is gone at the end of the block, whatever happens in it.
+    Attributes:
+        prompts: The prompts that hold concepts, with their rows written as `row_strength` says.
+        controls: How each concept of these is put in, by its name.
+        changes: The changes of W_k and W_v, by the name of the concept that brings it.
+        everywhere: Changes of W_k and W_v for every token: Custom Diffusion itself, without Algorithm 1.
     """
 
-    def __init__(self) -> None:
-        """Start with nothing injected and no UNet."""
-        self.inactive: Collection[str] = ()
-        """Concepts that are not to be there at this step."""
-        self.always_active = True
-        """Whether `inactive` stays empty: there is no range of steps to obey."""
-        self.expected: set[str] = set()
-        """Concepts that the UNet ought to get."""
-        self.seen: set[str] = set()
-        """Concepts that it got."""
-        self.injected: list[Injected] = []
-        """The prompts whose injected rows to look for."""
-        self._unet: torch.nn.Module | None = None
-        self._hook: torch.utils.hooks.RemovableHandle | None = None
+    prompts: tuple[Injected, ...] = ()
+    controls: Mapping[str, Controls] = field(default_factory=dict)
+    changes: Mapping[str, Change] = field(default_factory=dict)
+    everywhere: tuple[Change, ...] = ()
 
-    def __enter__(self) -> Injector:
+    @classmethod
+    def joined(cls, several: Iterable[EncodedBatch]) -> EncodedBatch:
+        """Join several, for where something else took rows of any of them for a conditioning of its own."""
+        prompts: list[Injected] = []
+        controls: dict[str, Controls] = {}
+        changes: dict[str, Change] = {}
+        everywhere: dict[Change, None] = {}
+        for one in several:
+            prompts += one.prompts
+            controls |= one.controls
+            changes |= one.changes
+            everywhere |= dict.fromkeys(one.everywhere)
+        return cls(tuple(prompts), controls, changes, tuple(everywhere))
+
+    @cached_property
+    def concepts(self) -> frozenset[str]:
+        """The names of the concepts in the prompts."""
+        return frozenset(name for prompt in self.prompts for name in prompt.rows.values())
+
+    @cached_property
+    def in_layers(self) -> frozenset[str]:
+        """The names of those whose keys and values have to be computed in each layer."""
+        return frozenset(
+            name for name in self.concepts if needs_projections(self.controls_of(name), name in self.changes)
+        )
+
+    @cached_property
+    def steady(self) -> bool:
+        """Whether every step is as the others."""
+        return all(self.controls_of(name).steady for name in self.concepts)
+
+    def controls_of(self, concept: str) -> Controls:
+        """Return how a concept is put in: as in the paper, where nothing else is said."""
+        return self.controls.get(concept, Controls())
+
+
+class Injection:
+    """Does line 4 in a host's UNet, step by step, for what the host samples with.
+
+    Use as a context manager, or call `release`: no hook is left then.
+    """
+
+    def __init__(
+        self,
+        batch: EncodedBatch | None = None,
+        levels: Callable[[torch.nn.Module], int] = lambda _unet: 4,
+        prepare: Prepare = unchanged,
+    ) -> None:
+        """Prepare; nothing is hooked before the first step.
+
+        Args:
+            batch: What is sampled with; another one can come with `use`.
+            levels: Gives the number of resolutions that a UNet works at: 4 in SD1 and SD2, 3 in SDXL.
+            prepare: Gives the inputs of `to_k` and `to_v` for rows of the context, [n, width] each: hypernetworks.
+        """
+        self._levels = levels
+        self._prepare = prepare
+        self._batch = batch or EncodedBatch()
+        self._weights: Hashable = None
+        self._entry = self._entry_part()
+        self._parts: tuple[Part, ...] = ()
+        self._unet: torch.nn.Module | None = None
+        # Over a sampling pass, which can have several of these.
+        self._expected: set[str] = set()
+        self._seen: set[str] = set()
+
+    def __enter__(self) -> Injection:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.release()
 
-    def watch(self, unet: torch.nn.Module) -> None:
-        """Watch this UNet, whose forward takes a context [rows, tokens, width], and no other: call before each step.
+    def use(self, batch: EncodedBatch, weights: Hashable = None) -> None:
+        """Sample with this from now on.
 
-        Where nothing is left to do, after all expected concepts were seen and with no step range, there is no hook.
+        Args:
+            batch: What is sampled with.
+            weights: Stands for the UNet's weights. Where it is another, as after a change of checkpoints or LoRAs in
+                the same modules, what was computed with the weights before is computed again.
         """
-        if self.always_active and self.seen >= self.expected:
+        # Where it is only made anew, as a host does for the second pass of hires fix, all that was computed holds.
+        same = (batch, weights) == (self._batch, self._weights)
+        if not same:
             self.release()
-        elif unet is not self._unet:
-            self.release()
+        self._batch, self._weights = batch, weights
+        if not same:
+            self._entry = self._entry_part()
+
+    def begin_pass(self) -> None:
+        """A sampling pass begins, in which all concepts have to be seen anew."""
+        self._expected.clear()
+        self._seen.clear()
+        self._entry.release()
+        self._entry = self._entry_part()
+
+    def step(self, unet: torch.nn.Module, fraction: float = 0.0) -> None:
+        """A sampling step begins: be ready for it in this UNet, and in no other.
+
+        Args:
+            unet: The UNet; its forward takes a context [rows, tokens, width].
+            fraction: The fraction of the sampling steps before this one. Where `steady`, any will do.
+        """
+        if unet is not self._unet:
+            self._release_parts()
+            self._parts = tuple(self._layer_parts(unet))
             self._unet = unet
-            self._hook = unet.register_forward_pre_hook(self._on_forward, with_kwargs=True)
+        self._expected |= self._batch.concepts
+        for part in self._parts:
+            part.step(unet, fraction)
+        self._entry.step(unet, fraction)
+
+    @property
+    def steady(self) -> bool:
+        """Whether every step is as the others."""
+        return self._batch.steady
+
+    @property
+    def lost(self) -> frozenset[str]:
+        """The concepts that ought to have reached the UNet in this pass, and have not so far."""
+        return frozenset(self._expected - self._seen - self._entry.seen)
+
+    @property
+    def waiting(self) -> frozenset[str]:
+        """The layers whose hooks were not called yet: something can compute keys and values without the modules."""
+        return frozenset(layer for part in self._parts for layer in part.waiting)
 
     def release(self) -> None:
-        """Remove the hook."""
-        if self._hook is not None:
-            self._hook.remove()
-        self._hook = self._unet = None
+        """Remove all hooks, and forget what was computed. `lost` still answers, till the next pass begins."""
+        self._release_parts()
+        self._seen |= self._entry.seen
+        self._entry.release()
 
-    def _on_forward(
-        self, _unet: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        name = context_name(kwargs)
-        context = kwargs[name] if name else args[2] if len(args) > 2 else None
-        if not isinstance(context, torch.Tensor):
-            return None
-        if not self.seen >= self.expected:
-            self._look(context)
-        if not self.inactive:
-            return None
-        context = self._without_injected(context)
-        if name:
-            return args, {**kwargs, name: context}
-        return (*args[:2], context, *args[3:]), kwargs
+    def _entry_part(self) -> ContextRows:
+        batch = self._batch
+        steps = {name: batch.controls_of(name).steps for name in batch.concepts}
+        return ContextRows(batch.prompts, steps)
 
-    def _look(self, context: torch.Tensor) -> None:
-        for injected in self.injected:
-            self.seen.update(injected.rows[row] for _, _, row in _occurrences(context, injected))
+    def _layer_parts(self, unet: torch.nn.Module) -> Iterator[Part]:
+        batch = self._batch
+        if batch.in_layers:
+            controls = {name: batch.controls_of(name) for name in batch.in_layers}
+            levels = self._levels(unet)
+            yield ChangedAtConcepts(batch.prompts, controls, batch.changes, levels, self._prepare)
+        if batch.everywhere:
+            yield ChangedEverywhere(batch.everywhere)
 
-    def _without_injected(self, context: torch.Tensor) -> torch.Tensor:
-        restored = context.clone()
-        for (batch, token), (injected, row) in locate(context, self.injected).items():
-            if injected.rows[row] in self.inactive:
-                restored[batch, token] = injected.base[row].to(context)
-        return restored
-
-
-def locate(context: torch.Tensor, prompts: Sequence[Injected]) -> dict[tuple[int, int], tuple[Injected, int]]:
-    """Find injected rows in a context by their content.
-
-    Args:
-        context: Rows that a cross-attention layer attends to, [batch, tokens, width].
-        prompts: The prompts whose injected rows to look for.
-
-    Returns:
-        For each injected row in the context, as (batch, token), the prompt that it belongs to and the row there.
-    """
-    found: dict[tuple[int, int], tuple[Injected, int]] = {}
-    best: dict[tuple[int, int], int] = {}
-    for injected in prompts:
-        for batch, token, row in _occurrences(context, injected):
-            # Prompts that differ elsewhere ("a red <x>", "a blue <x>") can share an injected row, not a base row: the
-            # one whose other rows stand around it is meant.
-            agreement = _agreement(context[batch], injected.conditioning.to(context), token - row)
-            if agreement > best.get((batch, token), 0):
-                best[batch, token] = agreement
-                found[batch, token] = injected, row
-    return found
-
-
-def _occurrences(context: torch.Tensor, injected: Injected) -> list[tuple[int, int, int]]:
-    """Find a prompt's injected rows in a context [R, T, width], as (batch, token, row of the prompt)."""
-    if not injected.rows or injected.conditioning.shape[-1] != context.shape[-1]:
-        return []  # no concept, or encoded for another model: hires fix can have one of its own
-    rows = list(injected.rows)
-    # A host casts a conditioning to the UNet's type on the way; the same cast here keeps equality exact.
-    conditioning = injected.conditioning.to(context)
-    wanted = conditioning[rows]
-    # By the first number at first: all of each pair at once would take gigabytes for many rows.
-    batch, token, index = (context[:, :, None, 0] == wanted[:, 0]).nonzero(as_tuple=True)
-    of_rows = torch.tensor(rows, device=context.device)
-    following = torch.tensor(_following_base_rows(conditioning, rows), device=context.device)
-    row, next_row = of_rows[index], following[index]
-    equal = (context[batch, token] == wanted[index]).all(-1)
-    # A text encoder's row depends on the tokens before it alone, so that a negative prompt that begins as the dummy
-    # prompt does, with the concept, has the same row. It is the user's own there, and what follows it differs.
-    at = token + next_row - row
-    has_next = (next_row >= 0) & (at < context.shape[1])
-    next_equal = (context[batch, at.clamp(0, context.shape[1] - 1)] == conditioning[next_row]).all(-1)
-    return torch.stack([batch, token, row], dim=1)[equal & (next_equal | ~has_next)].tolist()
-
-
-def _following_base_rows(conditioning: torch.Tensor, rows: Sequence[int]) -> list[int]:
-    """Return, for each injected row, the row of the base prompt that comes next in its chunk, or -1."""
-    starts = (conditioning == conditioning[0]).all(-1).tolist()
-    following, next_base, injected = {}, -1, set(rows)
-    for row in reversed(range(len(conditioning))):
-        if row in injected:
-            following[row] = next_base
-        else:
-            next_base = -1 if starts[row] else row
-    return [following[row] for row in rows]
-
-
-def _agreement(context: torch.Tensor, conditioning: torch.Tensor, offset: int) -> int:
-    """Count equal rows of a context [T, width] and a conditioning [T', width] that is laid over it at an offset."""
-    start, stop = max(0, offset), min(len(context), len(conditioning) + offset)
-    return int((context[start:stop] == conditioning[start - offset : stop - offset]).all(-1).sum())
+    def _release_parts(self) -> None:
+        for part in self._parts:
+            part.release()
+        self._parts, self._unet = (), None

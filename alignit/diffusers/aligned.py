@@ -4,19 +4,12 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from alignit.algorithm.controls import MAX_STRENGTH, Controls, ControlsError
-from alignit.algorithm.injection import Injector
-from alignit.algorithm.projections import (
-    ChangedAtConcepts,
-    ChangedEverywhere,
-    ProjectionHooks,
-    needs_projections,
-    row_strength,
-)
+from alignit.algorithm.injection import EncodedBatch, Injection, row_strength
 from alignit.algorithm.prompts import base_chunk, dummy_chunk
 from alignit.algorithm.steps import StepRange
 from alignit.concepts.concept import Concept, ModelShapes
@@ -26,8 +19,8 @@ from alignit.diffusers.concepts import Mention, Parts, Token, Vocabulary
 from alignit.diffusers.conditioning import Negative, condition, filler_tokens
 from alignit.diffusers.errors import AlignITError, AlignITWarning
 from alignit.diffusers.text import text_encoders
-from alignit.diffusers.unet import Sampling, check_projections, eager, layer_modules
-from alignit.maps.attention_maps import AttentionMaps
+from alignit.diffusers.unet import Sampling, check_projections, layer_modules
+from alignit.maps.result import AttentionMaps
 from alignit.maps.words import MapChoice
 from alignit.prompt.suggestions import noun_tokens, suggest_class_words
 
@@ -173,23 +166,14 @@ class AlignIT:
 
         negative = self._negative(negative_prompt, len(texts))
         conditioned = condition(self.pipe, prompts, negative, clip_skip, strength_of, filler_of)
+        batch = EncodedBatch(
+            tuple(conditioned.injected), controls, changes, () if align else self._moved(changes.values())
+        )
+        if batch.in_layers:
+            check_projections(self.pipe.unet)
         with ExitStack() as stack:
-            injector = stack.enter_context(Injector())
-            injector.always_active = all(control.steps.always for control in controls.values())
-            injector.injected = conditioned.injected
-            injector.expected = {name for injected in conditioned.injected for name in injected.rows.values()}
-            hooks: ProjectionHooks | None = None
-            if align and any(needs_projections(control, name in changes) for name, control in controls.items()):
-                check_projections(self.pipe.unet)
-                levels = len(self.pipe.unet.config.block_out_channels)
-                hooks = ChangedAtConcepts(injector.injected, changes, controls, levels)
-            elif changes and not align:
-                # Else the weights would be moved in each layer at each step.
-                place = self.pipe._execution_device, self.pipe.unet.dtype
-                hooks = ChangedEverywhere([change.to(*place) for change in dict.fromkeys(changes.values())])
-            if hooks is not None:
-                stack.enter_context(hooks).watch(eager(self.pipe.unet))
-            sampling = stack.enter_context(Sampling(self.pipe.unet, self.pipe.scheduler, injector, controls, hooks))
+            injection = stack.enter_context(Injection(batch, _levels))
+            sampling = stack.enter_context(Sampling(self.pipe.unet, self.pipe.scheduler, injection))
             if self._maps is not None:
                 alone = [name for name, control in controls.items() if align and control.strength == 0]
                 recording = self._maps.recording(
@@ -197,7 +181,7 @@ class AlignIT:
                 )
                 stack.enter_context(recording)
             yield conditioned.arguments
-            self._tell_lost(injector, set(changes), sampling.called)
+            self._tell_lost(injection.lost, set(changes), sampling.called)
 
     @contextmanager
     def attention_maps(self, words: str = "") -> Iterator[list[AttentionMaps]]:
@@ -256,6 +240,11 @@ class AlignIT:
             )
         return Negative(texts, [self._vocabulary.parts(text, align=False) for text in texts])
 
+    def _moved(self, changes: Iterable[Change]) -> tuple[Change, ...]:
+        # Else the weights would be moved in each layer at each step.
+        place = self.pipe._execution_device, self.pipe.unet.dtype
+        return tuple(change.to(*place) for change in dict.fromkeys(changes))
+
     def _check(self, concepts: Sequence[Concept]) -> None:
         modules = layer_modules(self.pipe.unet)
         encoders = text_encoders(self.pipe)
@@ -276,13 +265,13 @@ class AlignIT:
             for note in notes:
                 self._warn(f"'{concept.path.name}': {note}")
 
-    def _tell_lost(self, injector: Injector, changed: set[str], called: bool) -> None:
-        lost = ", ".join(sorted(injector.expected - injector.seen or changed))
+    def _tell_lost(self, lost: frozenset[str], changed: set[str], called: bool) -> None:
+        names = ", ".join(sorted(lost or changed))
         if changed and not called:
-            self._warn(f"The pipeline was not called in the 'with' block, so nothing of {lost} is used: call it there")
-        elif called and not injector.seen >= injector.expected:
+            self._warn(f"The pipeline was not called in the 'with' block, so nothing of {names} is used: call it there")
+        elif called and lost:
             self._warn(
-                f"{lost} reached the UNet nowhere: the conditioning was changed on the way to it. Give the pipeline "
+                f"{names} reached the UNet nowhere: the conditioning was changed on the way to it. Give the pipeline "
                 "prompt_embeds as they are"
             )
 
@@ -300,6 +289,10 @@ class AlignIT:
         return suggest_class_words(
             token.embedding.vectors, {encoder.key: encoder.table for encoder in encoders}, tokens
         )
+
+
+def _levels(unet: Any) -> int:
+    return len(unet.config.block_out_channels)
 
 
 def _checked(strength: float, start: float, end: float, options: str | Controls) -> Controls:

@@ -1,4 +1,4 @@
-"""Attention maps of calls of a diffusers pipeline: see `alignit.maps.attention_maps`."""
+"""Attention maps of calls of a diffusers pipeline: see `alignit.maps`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 
+from alignit.algorithm.hooks import eager
 from alignit.diffusers.concepts import Mention, Parts
 from alignit.diffusers.text import Target, TextEncoder
-from alignit.diffusers.unet import eager
-from alignit.maps.attention_maps import AttentionMaps, MappedText, Recorder
+from alignit.maps.recorder import Recorder
+from alignit.maps.result import AttentionMaps, MappedText
 from alignit.maps.words import MapChoice, bounded, names_of, words_of
 from alignit.prompt.syntax import name_key
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 
-from alignit.algorithm.controls import Controls
-from alignit.algorithm.injection import Injector
-from alignit.algorithm.projections import ChangedAtConcepts, ProjectionHooks
+from alignit.algorithm.hooks import eager
+from alignit.algorithm.injection import Injection
 from alignit.concepts.layer_names import layer_of
 from alignit.diffusers.errors import AlignITError
 
@@ -27,11 +25,6 @@ def layer_modules(unet: Any) -> dict[str, Any]:
         for name, module in eager(unet).named_modules()
         if (layer := layer_of(name))
     }
-
-
-def eager(unet: Any) -> Any:
-    """Return the module that torch.compile wraps, or the module itself."""
-    return getattr(unet, "_orig_mod", unet)
 
 
 def check_projections(unet: Any) -> None:
@@ -58,36 +51,24 @@ def check_projections(unet: Any) -> None:
 
 
 class Sampling:
-    """Follows the sampling: which step it is, and whether the hooks are called. Use as a context manager.
+    """Follows the sampling, and has line 4 done at each step. Use as a context manager.
 
     Attributes:
         called: Whether the UNet was called at all.
     """
 
-    def __init__(
-        self,
-        unet: Any,
-        scheduler: Any,
-        injector: Injector,
-        controls: Mapping[str, Controls],
-        projections: ProjectionHooks | None,
-    ) -> None:
+    def __init__(self, unet: Any, scheduler: Any, injection: Injection) -> None:
         """Take what to follow; nothing is hooked yet.
 
         Args:
             unet: The UNet.
             scheduler: The pipeline's scheduler.
-            injector: Is told at each step which concepts are not there.
-            controls: How each concept is put in.
-            projections: Hooks that have to be called; they are told which step it is.
+            injection: What is to be done in the UNet, with hooks that all have to be called.
         """
         self.called = False
         self._unet = unet
         self._scheduler = scheduler
-        self._injector = injector
-        self._controls = controls
-        self._steady = all(control.steady for control in controls.values())
-        self._projections = projections
+        self._injection = injection
         self._handles: list[Any] = []
         self._timesteps: Any = None
         self._distinct: list[float] = []
@@ -95,26 +76,25 @@ class Sampling:
 
     def __enter__(self) -> Sampling:
         self._handles = [
-            # Before the injector's own hook, which asks whether it is active.
+            # Before the injection's own hook at the same place, which asks which step it is.
             self._unet.register_forward_pre_hook(self._before, with_kwargs=True),
             self._unet.register_forward_hook(self._after),
         ]
-        self._injector.watch(self._unet)
+        try:
+            self._injection.step(self._unet)
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
         for handle in self._handles:
             handle.remove()
-        self._injector.release()
+        self._injection.release()
 
     def _before(self, _unet: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if not self._steady:
-            fraction = self.fraction(args, kwargs)
-            self._injector.inactive = {
-                name for name, control in self._controls.items() if not control.steps.is_active(fraction)
-            }
-            if isinstance(self._projections, ChangedAtConcepts):
-                self._projections.fraction = fraction
+        if not self._injection.steady:
+            self._injection.step(self._unet, self.fraction(args, kwargs))
         self.called = True
 
     def fraction(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> float:
@@ -135,8 +115,8 @@ class Sampling:
         return (step - self._first) / (len(self._distinct) - self._first)
 
     def _after(self, *_: Any) -> None:
-        if self._projections is not None and self._projections.waiting:
-            layers = self._projections.waiting
+        layers = self._injection.waiting
+        if layers:
             raise AlignITError(
                 f"The concept's weights are not used in {len(layers)} layers of the UNet, such as {min(layers)}: it "
                 f"computes keys and values without to_k and to_v. {_MEND}"

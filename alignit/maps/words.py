@@ -14,7 +14,7 @@ from typing import Protocol
 from alignit.algorithm.controls import Controls, ControlsError, Layers
 from alignit.algorithm.prompts import E, Span, TargetChunk, base_chunk
 from alignit.algorithm.steps import StepRange
-from alignit.maps.attention_maps import Token, Word
+from alignit.maps.result import MappedToken, MappedWord
 from alignit.prompt.syntax import name_key
 
 MAX_WORDS = 32  # of a picture
@@ -59,7 +59,7 @@ class MapChoice:
         return cls(words, layers, steps)
 
 
-class Vocabulary(Protocol):
+class TokenTexts(Protocol):
     """What a text encoder's tokens mean."""
 
     def tokens(self, text: str) -> Sequence[int]:
@@ -75,9 +75,9 @@ class Vocabulary(Protocol):
 def words_of(
     chunks: Sequence[TargetChunk[E]],
     names: Sequence[Mapping[int, str]],
-    vocabulary: Vocabulary,
+    vocabulary: TokenTexts,
     wanted: Sequence[str] = (),
-) -> list[Word]:
+) -> list[MappedWord]:
     """Find words in a prompt.
 
     A concept is a word, by its name; so is its class word, which the base prompt has in its place, where asked for.
@@ -91,7 +91,7 @@ def words_of(
     Returns:
         The words that are there, in the order asked for, or else of the prompt.
     """
-    found: dict[str, Word] = {}
+    found: dict[str, MappedWord] = {}
     first_row = 0
     for chunk, of_rows in zip(chunks, names, strict=True):
         tokens = base_chunk(chunk).tokens
@@ -103,14 +103,14 @@ def words_of(
         for word, rows in mentions:
             texts = {row: of_rows.get(row) or vocabulary.text([tokens[row]]).strip() for row in rows}
             known = found.get(name_key(word))
-            added = tuple(Token(text, first_row + row) for row, text in texts.items())
-            found[name_key(word)] = Word(known.text, known.tokens + added) if known else Word(word, added)
+            added = tuple(MappedToken(text, first_row + row) for row, text in texts.items())
+            found[name_key(word)] = MappedWord(known.text, known.tokens + added) if known else MappedWord(word, added)
         first_row += len(tokens)
     order = [name_key(word) for word in wanted] or list(found)
-    return [Word(found[key].text, tuple(dict.fromkeys(found[key].tokens))) for key in order if key in found]
+    return [MappedWord(found[key].text, tuple(dict.fromkeys(found[key].tokens))) for key in order if key in found]
 
 
-def bounded(words: Sequence[Word], used_words: int = 0, used_tokens: int = 0) -> tuple[Word, ...]:
+def bounded(words: Sequence[MappedWord], used_words: int = 0, used_tokens: int = 0) -> tuple[MappedWord, ...]:
     """Return the first words, as many as a picture may have.
 
     Args:
@@ -118,7 +118,7 @@ def bounded(words: Sequence[Word], used_words: int = 0, used_tokens: int = 0) ->
         used_words: How many words other texts of the picture have.
         used_tokens: How many tokens these have.
     """
-    taken: list[Word] = []
+    taken: list[MappedWord] = []
     for word in words:
         used_words, used_tokens = used_words + 1, used_tokens + len(word.tokens)
         if used_words > MAX_WORDS or used_tokens > MAX_TOKENS:
@@ -148,7 +148,7 @@ def _rows_of(span: Span[E]) -> range:
 
 
 def _all_words(
-    tokens: Sequence[int], chunk: TargetChunk[E], names: Mapping[int, str], vocabulary: Vocabulary
+    tokens: Sequence[int], chunk: TargetChunk[E], names: Mapping[int, str], vocabulary: TokenTexts
 ) -> list[tuple[str, list[int]]]:
     words: list[tuple[str, list[int]]] = []
     rows: list[int] = []
@@ -164,7 +164,7 @@ def _all_words(
 
 
 def _occurrences(
-    word: str, tokens: Sequence[int], chunk: TargetChunk[E], names: Mapping[int, str], vocabulary: Vocabulary
+    word: str, tokens: Sequence[int], chunk: TargetChunk[E], names: Mapping[int, str], vocabulary: TokenTexts
 ) -> list[list[int]]:
     """Return the rows of each mention of a word in a chunk."""
     named = {row for row, name in names.items() if name_key(name) == name_key(word)}

@@ -13,16 +13,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from alignit.algorithm.controls import Layers
-from alignit.maps.attention_maps import (
-    MappedText,
-    NoMapError,
-    Recorder,
-    Token,
-    Word,
-    newest_within,
-    token_probabilities,
-)
 from alignit.maps.pictures import overlay, sheet
+from alignit.maps.recorder import Recorder, token_probabilities
+from alignit.maps.result import MappedText, MappedToken, MappedWord, NoMapError, newest_within
 from alignit.maps.words import MAX_TOKENS
 from tests.bilinear import enlarged
 
@@ -123,7 +116,7 @@ class UNet(torch.nn.Module):
 
 
 def text(words: dict[str, list[int]], picture: int = 0, part: int = 0, name: str = "a text") -> MappedText:
-    of_text = tuple(Word(word, tuple(Token(word, row) for row in rows)) for word, rows in words.items())
+    of_text = tuple(MappedWord(word, tuple(MappedToken(word, row) for row in rows)) for word, rows in words.items())
     return MappedText(picture, part, name, of_text)
 
 
@@ -168,7 +161,7 @@ def test_a_map_is_the_mean_over_heads_layers_steps_and_tokens() -> None:
         np.testing.assert_allclose(maps.heat_map(word).values, reference(unet, 0, rows, (6, 8)), atol=1e-5)
     for token, row in zip(maps.token_maps("golden cat"), (5, 6), strict=True):
         np.testing.assert_allclose(token.values, reference(unet, 0, [row], (6, 8)), atol=1e-5)
-    assert maps.tokens("ball") == (Token("ball", 3),)
+    assert maps.tokens("ball") == (MappedToken("ball", 3),)
     # Not those of the other row, so that the test can fail.
     assert np.abs(maps.heat_map("ball").values - reference(unet, 1, [3], (6, 8))).max() > 1e-3
 

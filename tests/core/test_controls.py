@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alignit.algorithm.controls import Controls, ControlsError, Layers, Schedule
-from alignit.algorithm.projections import needs_projections, row_strength
+from alignit.algorithm.injection import needs_projections, row_strength
 from alignit.algorithm.steps import StepRange
 
 SD1 = [f"input_blocks.{n}.1" for n in (1, 2, 4, 5, 7, 8)] + ["middle_block.1"]

@@ -9,7 +9,7 @@ import pytest
 from alignit.algorithm.controls import ControlsError, Layers
 from alignit.algorithm.prompts import Chunk, Span, TargetChunk
 from alignit.algorithm.steps import StepRange
-from alignit.maps.attention_maps import Token, Word
+from alignit.maps.result import MappedToken, MappedWord
 from alignit.maps.words import MAX_TOKENS, MAX_WORDS, MapChoice, bounded, names_of, words_of
 
 # Pieces of words as CLIP has them: </w> ends one.
@@ -47,7 +47,7 @@ def test_each_word_of_the_prompt_but_punctuation() -> None:
     assert find(chunk("a tabby cat , a ball")) == {"a": [1, 6], "tabby": [2, 3], "cat": [4], "ball": [7]}
     assert find(chunk("")) == {}
     tokens = words_of([chunk("tabby")], [{}], Pieces())[0].tokens
-    assert tokens == (Token("tab", 1), Token("by", 2))
+    assert tokens == (MappedToken("tab", 1), MappedToken("by", 2))
 
 
 def test_words_asked_for_in_their_order() -> None:
@@ -118,9 +118,9 @@ def test_choices_that_cannot_be_used(written: str, said: str) -> None:
 
 
 def test_a_picture_has_so_many_words_and_tokens_and_no_more() -> None:
-    words = [Word(f"w{index}", (Token("", index),)) for index in range(2 * MAX_WORDS)]
+    words = [MappedWord(f"w{index}", (MappedToken("", index),)) for index in range(2 * MAX_WORDS)]
     assert bounded(words) == tuple(words[:MAX_WORDS])
     assert bounded(words, used_words=MAX_WORDS - 2) == tuple(words[:2])
-    long = [Word(f"w{index}", (Token("", 0),) * (MAX_TOKENS // 4)) for index in range(6)]
+    long = [MappedWord(f"w{index}", (MappedToken("", 0),) * (MAX_TOKENS // 4)) for index in range(6)]
     assert bounded(long) == tuple(long[:4])
     assert bounded(long, used_tokens=1) == tuple(long[:3])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from transformers import CLIPTextConfig, CLIPTextModel
@@ -12,6 +10,7 @@ from alignit.concepts.concept import Prefix
 from alignit.concepts.formats import load_concept
 from alignit.concepts.prefixes import prefixed
 from tests.core.reference import encode, encode_by_hand, padded, text_encoder
+from tests.formats.writers import REAL_ADAPTERS
 
 PROMPT = padded([20, 5, 9, 31, 7])
 
@@ -46,8 +45,8 @@ def test_equals_the_published_attention(length: int, layers: list[int]) -> None:
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("name", ["teddybear", "colorful_teapot"])
-def test_real_adapters_in_an_encoder_of_their_size(shared: Path, name: str, attention: str) -> None:
-    concept = load_concept(shared / "catversion" / name / "pytorch_adapter.bin")
+def test_real_adapters_in_an_encoder_of_their_size(name: str, attention: str) -> None:
+    concept = load_concept(REAL_ADAPTERS / name / "pytorch_adapter.bin")
     assert concept.prefixes is not None
     torch.manual_seed(0)
     config = CLIPTextConfig(

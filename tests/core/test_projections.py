@@ -14,8 +14,7 @@ from torch.utils._pytree import tree_flatten
 
 from alignit.algorithm.conditioning import Injected
 from alignit.algorithm.controls import Controls
-from alignit.algorithm.injection import Injector
-from alignit.algorithm.projections import ChangedAtConcepts, ChangedEverywhere
+from alignit.algorithm.injection import EncodedBatch, Injection
 from alignit.concepts.concept import Dense, Factors, KeyValueWeights
 from alignit.concepts.layer_names import layer_of
 from alignit.concepts.weight_change import Change
@@ -61,6 +60,16 @@ def prompt(seed: int, rows: dict[int, str]) -> tuple[Injected, torch.Tensor]:
     return Injected(conditioning, base, rows), dummy
 
 
+def at_concepts(
+    injected: list[Injected], changes: dict[str, Change], controls: dict[str, Controls] | None = None
+) -> Injection:
+    return Injection(EncodedBatch(tuple(injected), controls or {}, changes))
+
+
+def for_every_token(changes: list[Change]) -> Injection:
+    return Injection(EncodedBatch(everywhere=tuple(changes)))
+
+
 @pytest.mark.parametrize("strength", [1.0, 0.4, 1.6])
 @pytest.mark.parametrize("kind", [full, deltas])
 def test_unet_output_equals_overwriting_with_the_customised_models_keys_and_values(kind, strength: float) -> None:
@@ -69,9 +78,9 @@ def test_unet_output_equals_overwriting_with_the_customised_models_keys_and_valu
     x, t = inputs()
     with (
         torch.no_grad(),
-        ChangedAtConcepts([injected], {"<new1>": Change(kind(weights))}, {"<new1>": Controls(strength)}) as hooks,
+        at_concepts([injected], {"<new1>": Change(kind(weights))}, {"<new1>": Controls(strength)}) as hooks,
     ):
-        hooks.watch(UNET)
+        hooks.step(UNET)
         ours = UNET(x, t, context=injected.conditioning[None])
         again = UNET(x, t, context=injected.conditioning[None].clone())
     wanted = reference.generate_by_index(UNET, x, t, injected.base, [(dummy, [4, 5])], strength, weights)
@@ -96,8 +105,8 @@ def test_strength_of_the_change_and_sparse_and_factored_deltas() -> None:
     injected, dummy = prompt(1, {4: "a"})
     x, t = inputs()
     for changes, wanted_weights in ((change, half), (Change(full(weights), 0.5), half_full)):
-        with torch.no_grad(), ChangedAtConcepts([injected], {"a": changes}) as hooks:
-            hooks.watch(UNET)
+        with torch.no_grad(), at_concepts([injected], {"a": changes}) as hooks:
+            hooks.step(UNET)
             ours = UNET(x, t, context=injected.conditioning[None])
         wanted = reference.generate_by_index(UNET, x, t, injected.base, [(dummy, [4])], 1.0, wanted_weights)
         torch.testing.assert_close(ours, wanted, rtol=1e-4, atol=1e-4)
@@ -109,8 +118,8 @@ def test_in_a_batch_only_the_rows_of_the_concept_change_and_each_prompt_gets_its
     two, two_dummy = prompt(2, {2: "a", 7: "plain"})
     uncond = torch.randn(12, reference.WIDTH, generator=torch.Generator().manual_seed(9))
     x, t = inputs(3)
-    with torch.no_grad(), ChangedAtConcepts([one, two], {"a": Change(full(weights))}, {"a": Controls(0.7)}) as hooks:
-        hooks.watch(UNET)
+    with torch.no_grad(), at_concepts([one, two], {"a": Change(full(weights))}, {"a": Controls(0.7)}) as hooks:
+        hooks.step(UNET)
         ours = UNET(x, t, context=torch.stack([two.conditioning, uncond, one.conditioning]))
     for index, (base, injections) in enumerate(
         [(two.base.clone(), [(two_dummy, [2])]), (uncond, []), (one.base, [(one_dummy, [4])])]
@@ -124,13 +133,9 @@ def test_in_a_batch_only_the_rows_of_the_concept_change_and_each_prompt_gets_its
 def test_outside_the_range_of_steps_there_is_nothing_to_change() -> None:
     injected, _ = prompt(1, {4: "a"})
     x, t = inputs()
-    injector = Injector()
-    injector.always_active = False
-    injector.injected.append(injected)
-    injector.inactive = {"a"}
-    with torch.no_grad(), injector, ChangedAtConcepts(injector.injected, {"a": Change(full(customised()))}) as hooks:
-        injector.watch(UNET)
-        hooks.watch(UNET)
+    half = {"a": Controls().with_options("steps 0-0.5")}
+    with torch.no_grad(), at_concepts([injected], {"a": Change(full(customised()))}, half) as injection:
+        injection.step(UNET, 0.5)
         ours = UNET(x, t, context=injected.conditioning[None])
     assert torch.equal(ours, UNET(x, t, context=injected.base[None]))
 
@@ -145,8 +150,8 @@ def test_custom_diffusion_itself_equals_changed_weights_and_changes_no_weight() 
     before = {name: weight.detach().clone() for name, weight in UNET.named_parameters()}
     context = torch.randn(2, 12, reference.WIDTH, generator=torch.Generator().manual_seed(9))
     x, t = inputs(2)
-    with torch.no_grad(), ChangedEverywhere([Change(full(first)), Change(deltas(second), 0.5)]) as hooks:
-        hooks.watch(UNET)
+    with torch.no_grad(), for_every_token([Change(full(first)), Change(deltas(second), 0.5)]) as hooks:
+        hooks.step(UNET)
         ours = UNET(x, t, context=context)
     torch.testing.assert_close(ours, changed(x, t, context=context), rtol=1e-4, atol=1e-4)
     assert all(torch.equal(weight, before[name]) for name, weight in UNET.named_parameters())
@@ -234,12 +239,12 @@ def test_activating_a_concept_clones_no_weight(kind, strength: float, everywhere
         plain = UNET(x, t, context=context)
         with NoCopies(UNET):
             hooks = (
-                ChangedEverywhere([change, change])
+                for_every_token([change, change])
                 if everywhere
-                else ChangedAtConcepts([injected], {"a": change}, {"a": Controls(strength)})
+                else at_concepts([injected], {"a": change}, {"a": Controls(strength)})
             )
             with hooks:
-                hooks.watch(UNET)
+                hooks.step(UNET)
                 for _step in range(2):
                     ours = UNET(x, t, context=context.clone())
         assert torch.equal(UNET(x, t, context=context), plain)
@@ -275,9 +280,9 @@ def test_what_is_injected_is_computed_once_for_all_calls_batches_and_images(appl
     ]
     with (
         torch.no_grad(),
-        ChangedAtConcepts([injected], {"a": Change(deltas(weights))}, {"a": Controls(strength)}) as hooks,
+        at_concepts([injected], {"a": Change(deltas(weights))}, {"a": Controls(strength)}) as hooks,
     ):
-        hooks.watch(UNET)
+        hooks.step(UNET)
         for batch in batches:
             x, t = inputs(len(batch))
             for _step in range(3):
@@ -291,9 +296,9 @@ def test_for_other_weights_it_is_computed_again(applied) -> None:
     injected, _ = prompt(1, {4: "a"})
     x, t = inputs()
     other = reference.UNet()
-    with torch.no_grad(), ChangedAtConcepts([injected], {"a": Change(deltas(customised()))}) as hooks:
+    with torch.no_grad(), at_concepts([injected], {"a": Change(deltas(customised()))}) as hooks:
         for unet in (UNET, other, UNET):
-            hooks.watch(unet)
+            hooks.step(unet)
             unet(x, t, context=injected.conditioning[None])
     assert sorted(applied.values()) == [3] * 6
 
@@ -304,8 +309,8 @@ def test_rows_that_come_later_are_computed_when_they_come(applied) -> None:
     two, two_dummy = prompt(2, {2: "a"})
     weights = customised()
     x, t = inputs()
-    with torch.no_grad(), ChangedAtConcepts([one, two], {"a": Change(full(weights))}) as hooks:
-        hooks.watch(UNET)
+    with torch.no_grad(), at_concepts([one, two], {"a": Change(full(weights))}) as hooks:
+        hooks.step(UNET)
         for injected, dummy, row in [(one, one_dummy, 4), (two, two_dummy, 2)] * 3:
             ours = UNET(x, t, context=injected.conditioning[None])
             wanted = reference.generate_by_index(UNET, x, t, injected.base, [(dummy, [row])], 1.0, weights)
@@ -321,8 +326,8 @@ def test_custom_diffusion_itself_is_computed_once_while_its_input_stays(applied)
             weight.data = weights[PREFIX + name]
     first, second = torch.randn(2, 1, 12, reference.WIDTH, generator=torch.Generator().manual_seed(9))
     x, t = inputs()
-    with torch.no_grad(), ChangedEverywhere([Change(full(weights))]) as hooks:
-        hooks.watch(UNET)
+    with torch.no_grad(), for_every_token([Change(full(weights))]) as hooks:
+        hooks.step(UNET)
         for count, context in enumerate([first, second, first], start=1):
             for given in (context, context.clone(), context):
                 torch.testing.assert_close(
@@ -339,8 +344,8 @@ def test_custom_diffusion_itself_does_not_mind_slices_nor_an_attention_that_scal
     name, attention = next((name, module) for name, module in UNET.named_modules() if name.endswith(".attn2"))
     wanted = weights[f"{PREFIX}{name}.to_k.weight"].T
     context = torch.randn(1, 12, reference.WIDTH, generator=torch.Generator().manual_seed(9))
-    with torch.no_grad(), ChangedEverywhere([change]) as hooks:
-        hooks.watch(UNET)
+    with torch.no_grad(), for_every_token([change]) as hooks:
+        hooks.step(UNET)
         for part in (context[:, :6], context[:, 6:], context, context, context.clone()):
             keys = attention.to_k(part)
             torch.testing.assert_close(keys, part @ wanted)
@@ -349,9 +354,9 @@ def test_custom_diffusion_itself_does_not_mind_slices_nor_an_attention_that_scal
 
 def test_hooks_follow_a_changed_model_and_never_stay() -> None:
     other = reference.UNet()
-    with pytest.raises(RuntimeError, match="interrupted"), ChangedEverywhere([Change(full(customised()))]) as hooks:
-        hooks.watch(UNET)
-        hooks.watch(other)
+    with pytest.raises(RuntimeError, match="interrupted"), for_every_token([Change(full(customised()))]) as hooks:
+        hooks.step(UNET)
+        hooks.step(other)
         assert not any(module._forward_hooks for module in UNET.modules())
         assert sum(len(module._forward_hooks) for module in other.modules()) == 6
         raise RuntimeError("interrupted")
@@ -368,8 +373,8 @@ def test_a_loaded_checkpoint_of_custom_diffusion_is_injected_as_its_authors_woul
     assert [token.name for token in concept.tokens] == ["<new1>"]
     injected, dummy = prompt(1, {4: "<new1>"})
     x, t = inputs()
-    with torch.no_grad(), ChangedAtConcepts([injected], {"<new1>": Change(concept.weights)}) as hooks:
-        hooks.watch(UNET)
+    with torch.no_grad(), at_concepts([injected], {"<new1>": Change(concept.weights)}) as hooks:
+        hooks.step(UNET)
         ours = UNET(x, t, context=injected.conditioning[None])
     wanted = reference.generate_by_index(UNET, x, t, injected.base, [(dummy, [4])], 1.0, weights)
     torch.testing.assert_close(ours, wanted, rtol=1e-4, atol=1e-4)
@@ -394,10 +399,10 @@ def test_controls_are_obeyed_in_each_layer_and_step(
     changes = {"a": Change(full(weights))} if weights else {}
     injected, dummy = prompt(1, {4: "a"})
     x, t = inputs()
-    with torch.no_grad(), ChangedAtConcepts([injected], changes, {"a": Controls().with_options(options)}) as hooks:
-        hooks.watch(UNET)
+    with torch.no_grad(), at_concepts([injected], changes, {"a": Controls().with_options(options)}) as hooks:
+        hooks.step(UNET)
         for step, strength in enumerate(strengths):
-            hooks.fraction = step / 4
+            hooks.step(UNET, step / 4)
             ours = UNET(x, t, context=injected.conditioning[None].clone())
             wanted = reference.generate_by_index(
                 UNET, x, t, injected.base, [(dummy, [4])], strength, weights, parts, blocks

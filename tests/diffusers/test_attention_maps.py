@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from alignit.diffusers import AlignIT, AlignITError, AlignITWarning
-from alignit.maps.attention_maps import AttentionMaps
+from alignit.maps.result import AttentionMaps
 from tests.bilinear import enlarged
 from tests.diffusers.conftest import Model
 from tests.diffusers.reference import Injection, pictures, reference

@@ -16,6 +16,7 @@ from alignit.diffusers import AlignIT, AlignITError, AlignITWarning, load_concep
 from tests.diffusers.conftest import Model
 from tests.diffusers.pipelines import WIDTH, make_sd1
 from tests.diffusers.reference import SIZE, Injection, encode_words, pictures, reference
+from tests.formats.writers import REAL_ADAPTERS
 
 WORDS = {"my-toy": "toy"}
 
@@ -76,7 +77,7 @@ def test_real_files(shared: Path, tmp_path: Path) -> None:
     """A textual inversion in a picture and a CatVersion adapter, in a text encoder of the size that they are for."""
     pipe = make_sd1(tmp_path, 768, layers=12, heads=12)
     embedding = load_concept(shared / "textual_inversion" / "rick.png")
-    adapter = shared / "catversion" / "teddybear" / "pytorch_adapter.bin"
+    adapter = REAL_ADAPTERS / "teddybear" / "pytorch_adapter.bin"
     aligned = AlignIT(pipe, [embedding, load_concept(adapter)], {"teddybear": "toy"})
     # As the authors' code lays it out: keys and values of layers 9, 10 and 11.
     numbers = next(iter(torch.load(adapter, map_location="cpu").values())).view(6, 1, 768)

@@ -37,7 +37,6 @@ from miniature.weights import load_classifier, load_miniature
 from tests.evaluation.models import save_clip, save_segmenter
 from tests.evaluation.reader import PLACES, ReadByClassifier
 
-PROMPT_LISTS = Path(__file__).parents[3] / "shared" / "data" / "customconcept101" / "prompts"
 CAT = Subject("<my-cat=cat>", "cat", "<lora:style:1>")
 
 
@@ -75,19 +74,19 @@ def test_pictures_to_compare_have_the_same_noise_and_come_one_after_the_other() 
         assert len({(shot.number, shot.seed) for shot in group}) == 1
 
 
-@pytest.mark.skipif(not PROMPT_LISTS.exists(), reason="CustomConcept101's prompts are not beside this checkout")
-def test_every_list_of_customconcept101_is_read_or_refused_with_its_reason() -> None:
-    data = json.loads((PROMPT_LISTS.parent / "dataset.json").read_text())
+def test_every_list_of_customconcept101_is_read_or_refused_with_its_reason(shared: Path) -> None:
+    folder = shared / "customconcept101"
+    data = json.loads((folder / "dataset.json").read_text())
     read = set()
     for concept in data:
-        path, class_word = PROMPT_LISTS.parent / concept["prompt_filename"], concept["class_prompt"]
+        path, class_word = folder / concept["prompt_filename"], concept["class_prompt"]
         if path.exists():
             prompts = read_prompts(path, class_word)
             assert len(prompts) >= 20, path
             assert all("{}" in prompt for prompt in prompts), path
             read.add(path.name)
     assert len(read) > 20
-    for path in PROMPT_LISTS.glob("*.txt"):
+    for path in (folder / "prompts").glob("*.txt"):
         if "{0}" in path.read_text():
             with pytest.raises(EvaluationError, match="several concepts"):
                 read_prompts(path, "cat")

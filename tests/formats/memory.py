@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -69,6 +68,8 @@ def _warm_up() -> None:
 
 
 def _main(mib: str, *files: str) -> None:
+    import resource  # noqa: PLC0415  # Windows has none
+
     torch.set_num_threads(1)
     _warm_up()
     pages = int(Path("/proc/self/statm").read_text().split()[0])

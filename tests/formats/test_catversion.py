@@ -10,14 +10,14 @@ import torch
 
 from alignit.concepts.concept import ConceptFileError, Family
 from alignit.concepts.formats import load_concept
-from tests.formats.writers import WIDTH, adapter, bottleneck, random, save_adapter
+from tests.formats.writers import REAL_ADAPTERS, WIDTH, adapter, bottleneck, random, save_adapter
 
 LAYERS = (9, 10, 11)
 
 
 @pytest.mark.parametrize("name", ["teddybear", "colorful_teapot"])
-def test_real_adapters(shared: Path, name: str) -> None:
-    path = shared / "catversion" / name / "pytorch_adapter.bin"
+def test_real_adapters(name: str) -> None:
+    path = REAL_ADAPTERS / name / "pytorch_adapter.bin"
     concept = load_concept(path)
     assert (concept.name, concept.family) == (name, Family.CATVERSION)
     assert concept.class_word == name.replace("_", " ")
@@ -142,8 +142,8 @@ def test_adapters_that_cannot_be_used(tmp_path: Path) -> None:
     refuse(adapter(parts | thin), "shape")
 
 
-def test_aliases_are_read_once(shared: Path, tmp_path: Path) -> None:
+def test_aliases_are_read_once(tmp_path: Path) -> None:
     # Four names for one tensor must not look like a file that claims more than it holds.
-    source = shared / "catversion" / "teddybear" / "pytorch_adapter.bin"
+    source = REAL_ADAPTERS / "teddybear" / "pytorch_adapter.bin"
     shutil.copy(source, tmp_path / "pytorch_adapter.bin")
     assert load_concept(tmp_path / "pytorch_adapter.bin").nbytes == 4608 * 4

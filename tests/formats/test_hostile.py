@@ -9,14 +9,14 @@ import json
 import math
 import os
 import pickle
+import pickletools
 import re
 import struct
 import sys
-import time
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -24,19 +24,11 @@ import torch
 from PIL import Image, PngImagePlugin
 
 from alignit.concepts.concept import ConceptFileError
-from alignit.concepts.formats import load_concept
+from alignit.concepts.formats import load_concept, pickle_data
 from alignit.concepts.formats.torch_files import LEGACY_MAGIC
 from tests.formats import memory
+from tests.formats.costs import TooCostlyError, affordable, counted
 from tests.formats.writers import random, with_pixels
-
-QUICK = 5.0  # seconds of processor time; most of it goes into making the files
-
-
-@pytest.fixture(autouse=True)
-def _is_quick() -> Iterator[None]:
-    start = time.process_time()
-    yield
-    assert time.process_time() - start < QUICK
 
 
 def torch_zip(data: bytes, storages: dict[str, bytes] | None = None, **records: bytes) -> bytes:
@@ -63,7 +55,7 @@ def refuse(tmp_path: Path, data: bytes, message: str = "") -> ConceptFileError:
     path = tmp_path / "evil.pt"
     path.write_bytes(data)
     with pytest.raises(ConceptFileError, match=f"'evil.pt' .*{message}") as caught:
-        load_concept(path)
+        affordable(load_concept, path)
     return caught.value
 
 
@@ -140,6 +132,8 @@ TRICKS = {
     "cut text": b"\x80\x02X\xff\xff\xff\x7fabc",
     "negative long": b"\x80\x02\x8b\xff\xff\xff\xff.",
     "tuple as key": b"\x80\x02})K\x01s.",
+    # However few: enough of them that collide would take the square of their number.
+    "large number as key": b"\x80\x02}\x8a\x05\0\0\0\x80\0Ns.",
     "float as key": b"\x80\x02}G\0\0\0\0\0\0\0\0K\x01s.",
 }
 
@@ -284,6 +278,7 @@ BOMBS = {
         + b"h\0)Rh\1b" * 10_000
         + b"."
     ),
+    "text longer than the file": b"\x80\x02X\xff\xff\xff\xffabc",
     "appended to itself": b"\x80\x02]q\0h\0a.",
     "in itself": b"\x80\x02}q\0" + text("a") + b"h\0s.",
 }
@@ -294,6 +289,35 @@ def test_bombs_in_pickles(tmp_path: Path, bomb: str) -> None:
     refuse(tmp_path, torch_zip(BOMBS[bomb]))
     if bomb != "large pickle":
         refuse(tmp_path, legacy(BOMBS[bomb]))
+
+
+def test_the_costs_of_a_bomb_would_be_seen(tmp_path: Path) -> None:
+    path = tmp_path / "evil.pt"
+    path.write_bytes(torch_zip(BOMBS["many instructions"]))
+    with pytest.raises(ConceptFileError), counted() as costs:
+        load_concept(path)
+    assert costs.calls > pickle_data._MAX_INSTRUCTIONS
+    assert len(BOMBS["many instructions"]) < costs.read < 2 * path.stat().st_size
+    with pytest.raises(TooCostlyError), counted(costs.calls // 2):
+        load_concept(path)
+
+
+FOREIGN = [opcode for opcode in pickletools.opcodes if opcode.name not in pickle_data._INSTRUCTIONS]
+
+
+def test_every_other_instruction_is_refused_before_its_argument_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Unread:
+        def reader(self, _data: io.BytesIO) -> None:
+            raise AssertionError
+
+    assert len(FOREIGN) > 30
+    for opcode in FOREIGN:
+        monkeypatch.setattr(opcode, "arg", Unread())
+    for opcode in FOREIGN:
+        code = opcode.code.encode("latin-1")
+        refuse(tmp_path, torch_zip(b"\x80\x02" + code + b"1\n."), re.escape(f"instruction {code!r}"))
 
 
 GOOD = one(tensor(0, [4], [1]))
@@ -478,6 +502,7 @@ ROOM = 300  # MiB; of the files below, none has more than 25
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="that no file exhausts memory is shown on Linux alone")
 
 
+@pytest.mark.slow
 @on_linux
 def test_no_file_exhausts_memory(tmp_path: Path) -> None:
     files = {f"{name}, zip": (torch_zip(bomb), "") for name, bomb in BOMBS.items()}
@@ -491,6 +516,7 @@ def test_no_file_exhausts_memory(tmp_path: Path) -> None:
     assert {name: error for name, (error, _) in found.items() if not re.search(files[name][1], error or "")} == {}
 
 
+@pytest.mark.slow
 @on_linux
 def test_what_does_take_much_memory_would_be_seen(tmp_path: Path) -> None:
     shape = [2**16, 3000]

@@ -92,10 +92,6 @@ def _leave_servers_clean(request: pytest.FixtureRequest) -> Iterator[None]:
             pytest.fail(f"exceptions in {name}: {errors}")
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "host_errors: the WebUI is expected to record exceptions in this test")
-
-
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for reason, what in ((MISSING, "the real host"), (NO_BROWSER, "the browser")):
         skipped = [report for report in terminalreporter.stats.get("skipped", []) if reason in str(report.longrepr)]

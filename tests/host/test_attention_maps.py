@@ -7,6 +7,7 @@ an attention optimisation: the probe adds up what the host's own softmax returns
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 from dataclasses import dataclass, field
 from typing import Any
@@ -314,7 +315,7 @@ def test_nothing_is_left_after_success_and_nothing_is_there_when_off(host: WebUI
         mapped(host, "a my-cat in snow", **payload)
         assert comparable(host.state()) == before
     mapped(host, "a my-cat in snow", "cat")
-    maps = {"alignit.maps.attention_maps", "alignit.webui.generation.maps"}
+    maps = {"alignit.maps.recorder", "alignit.maps.result", "alignit.webui.generation.maps"}
     kept = host.state(objects=True)["objects"]["alignit"]
     host.txt2img("a my-cat in snow", alignit=[{"enabled": True, "class_words": WORDS}])
     alive = host.state(objects=True)["objects"]["alignit"]
@@ -322,7 +323,7 @@ def test_nothing_is_left_after_success_and_nothing_is_there_when_off(host: WebUI
     assert {name: alive.get(name) for name in kept if name.rpartition(".")[0] in maps} == {
         name: count for name, count in kept.items() if name.rpartition(".")[0] in maps
     }, "the last maps are kept, and nothing is added"
-    assert "alignit.maps.attention_maps.Recorder" not in alive
+    assert "alignit.maps.recorder.Recorder" not in alive
 
 
 @pytest.mark.host_errors
@@ -331,10 +332,9 @@ def test_nothing_is_left_after_an_error(host: WebUI, plain_host: WebUI, trouble:
     host.txt2img("a house")
     before = comparable(host.state())
     prompt = f"a my-cat, error in {trouble} with maps"
-    try:
+    with contextlib.suppress(requests.HTTPError):  # in some places the host or AlignIT goes on
         mapped(host, prompt, reference={"raise_in": trouble})
-    except requests.HTTPError as error:
-        assert "as asked" in str(error)  # noqa: PT017
+    assert host.raised("as asked")
     host.txt2img("a house again")  # the host itself leaves its embeddings noted until the next text is encoded
     assert comparable(host.state()) == before
     assert host.txt2img(prompt) == plain_host.txt2img(prompt)

@@ -6,7 +6,6 @@ import contextlib
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +13,7 @@ import requests
 import torch
 from safetensors.torch import save_file
 
-from tests.formats.writers import save_adapter
+from tests.formats.writers import REAL_ADAPTERS, save_adapter
 from tests.host.miniature import ADAPTED, WIDTH
 from tests.host.test_clean import comparable
 from tests.host.test_deltas import CHANGED, customised, note, projections, same
@@ -244,9 +243,9 @@ def test_an_embedding_with_the_class_word_in_its_name_is_left_alone(host: WebUI,
 
 
 @pytest.mark.parametrize("name", ["teddybear", "colorful_teapot"])
-def test_real_adapters(host: WebUI, shared: Path, name: str) -> None:
+def test_real_adapters(host: WebUI, name: str) -> None:
     folder = host.data / "models" / "catversion" / name
-    shutil.copytree(shared / "catversion" / name, folder)
+    shutil.copytree(REAL_ADAPTERS / name, folder)
     host.load("wide-sd1")
     word = name.rsplit("_", maxsplit=1)[-1]
     tokens = {"teddybear": [2, 3], "teapot": [2]}[word]
@@ -284,7 +283,7 @@ def test_nothing_is_left_behind_after_an_error(
     with contextlib.suppress(requests.HTTPError):  # in the encoder AlignIT goes on without itself
         reference = {"raise_in": place, "raise_at": 2}  # the negative prompt is encoded first
         host.txt2img(f"{TARGET} in rain <catversion:teddy_bear>", alignit=alignit, reference=reference)
-    assert any("as asked" in error["exception"] for error in host.exceptions())
+    assert host.raised("as asked")
     host.txt2img("a garden")  # the host itself leaves its list of embeddings after an error in the encoder
     assert comparable(host.state()) == before
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pytest
@@ -107,7 +108,10 @@ def test_nothing_of_ours_is_alive_after_a_generation(host: WebUI) -> None:
         aligned(host, f"a my-cat number {seed}", seed=seed, **HIRES)
     after = host.state(objects=True)["objects"]
     assert after["alignit"] == before["alignit"]
-    assert not any(name.split(".")[-1] in ("Job", "Injected", "Injector", "Encoding") for name in after["alignit"])
+    assert not any(
+        name.split(".")[-1] in ("Generation", "Job", "Injected", "EncodedBatch", "Injection", "Encoding")
+        for name in after["alignit"]
+    )
     assert after["tensors"] == before["tensors"]
     assert after["tensor_bytes"] == before["tensor_bytes"]
 
@@ -119,10 +123,9 @@ def test_nothing_is_left_after_an_error(host: WebUI, plain_host: WebUI, trouble:
     host.txt2img("a house")
     before = comparable(host.state())
     prompt = f"a my-cat, error in {trouble}"
-    try:
+    with contextlib.suppress(requests.HTTPError):  # in some places the host or AlignIT goes on
         host.txt2img(prompt, alignit=arguments, reference={"raise_in": trouble})
-    except requests.HTTPError as error:
-        assert "as asked" in str(error)  # noqa: PT017
+    assert host.raised("as asked")
     host.txt2img("a house again")  # the host itself leaves its embeddings noted until the next text is encoded
     assert comparable(host.state()) == before
     plain = host.txt2img(prompt)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import re
 import shutil
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import requests
 import torch
 from PIL import Image
 from playwright.sync_api import BrowserContext, expect
@@ -369,10 +371,9 @@ def test_nothing_is_left_after_an_error(host: WebUI, trouble: str) -> None:
     plain = host.txt2img(TARGET)
     before = comparable(host.state())
     given = arguments([True, WORDS, 0.5, 0.2, 0.8])
-    try:
+    with contextlib.suppress(requests.HTTPError):  # in some places the host or AlignIT goes on
         host.txt2img(f"a my-cat, {trouble}", alignit=given, reference={"raise_in": trouble})
-    except Exception as error:
-        assert "as asked" in str(error)  # noqa: PT017
+    assert host.raised("as asked")
     host.txt2img("a house again")
     assert comparable(host.state()) == before
     assert host.txt2img(TARGET) == plain

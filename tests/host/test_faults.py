@@ -85,6 +85,18 @@ def test_a_comparison_goes_on_with_a_note(faulty_host: WebUI, place: str, says: 
     assert faulty_host.txt2img(PROMPT, alignit=arguments) == wanted
 
 
+@pytest.mark.parametrize("compare", [False, True])
+def test_where_the_attention_maps_cannot_be_set_up_nothing_else_is(faulty_host: WebUI, compare: bool) -> None:
+    before = comparable(faulty_host)
+    ours = generate(faulty_host, "maps", [{"enabled": True, "attention_maps": True, "compare": compare}])
+    assert "An error while setting up" in note(ours)
+    assert "This picture is made without AlignIT" in note(ours)
+    assert ours == faulty_host.txt2img(PROMPT)
+    assert "AlignIT class words" not in ours[0].infotext
+    assert faulty_host.exceptions(clear=True)
+    assert comparable(faulty_host) == before
+
+
 @pytest.mark.parametrize("arguments", [[True], [True, "", 1.0, 0.0, 0.5]])
 def test_an_error_while_sampling_is_told_as_what_it_does(faulty_host: WebUI, arguments: list[Any]) -> None:
     """The concepts' rows are in the conditioning by then: they stay, at every step."""

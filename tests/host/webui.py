@@ -386,3 +386,7 @@ class WebUI:
         found = self.get("/probe/exceptions", clear=clear)
         # It also records that a checkout has no remote named origin.
         return [error for error in found if "do_read_info_from_repo" not in str(error["traceback"])]
+
+    def raised(self, text: str) -> bool:
+        """Say whether an exception with this text is among those that the host recorded."""
+        return any(text in error["exception"] for error in self.exceptions())

@@ -33,6 +33,8 @@ sys.exit(7)
 """
 INSTALLING = "Installing into"
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:

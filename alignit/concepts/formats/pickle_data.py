@@ -1,10 +1,11 @@
 """Reads the data in a pickle without running what a pickle can run.
 
 A pickle is a program for a stack machine, and Python's own machine imports and calls whatever the program names. This
-one knows only the instructions that torch.save writes for dictionaries, lists, text, numbers and tensors. Nothing is
-ever imported or called: the few names below are compared as text, and stand for steps of this module. Objects from a
-file are plain data, so no instruction can reach into a class or function. Time and memory are bounded by a limit on
-instructions, as each makes at most one object; one that copies items counts as so many.
+one knows only the instructions that torch.save writes for dictionaries, lists, text, numbers and tensors.
+`pickletools.genops` of the standard library takes the program apart, which evaluates nothing. Nothing is ever imported
+or called: the few names below are compared as text, and stand for steps of this module. Objects from a file are plain
+data, so no instruction can reach into a class or function. Time and memory are bounded by a limit on instructions, as
+each makes at most one object; one that copies items counts as so many.
 
 torch.load is not used in any mode: on the torch versions that people have, weights_only is no boundary
 (CVE-2025-32434 below 2.6, CVE-2026-24747 below 2.10), and it refuses old files with a ParameterDict in them.
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import io
 import math
-import struct
+import pickletools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -50,44 +51,17 @@ _SIZE = "torch Size"
 _SETS = ("__builtin__ set", "builtins set")
 _KNOWN = {*_STORAGES, _ORDERED_DICT, _PARAMETER_DICT, _TENSOR, _PARAMETER, _SIZE, *_SETS}
 
-# Each instruction's name in the standard library's documentation, and its argument: of fixed form (as `struct` has it),
-# or text or a number after its length, or two lines.
-_OPCODES: dict[bytes, tuple[str, str]] = {
-    b"\x80": ("PROTO", "<B"),
-    b"(": ("MARK", ""),
-    b".": ("STOP", ""),
-    b"N": ("NONE", ""),
-    b"\x88": ("NEWTRUE", ""),
-    b"\x89": ("NEWFALSE", ""),
-    b"K": ("BININT1", "<B"),
-    b"M": ("BININT2", "<H"),
-    b"J": ("BININT", "<i"),
-    b"\x8a": ("LONG1", "number"),
-    b"G": ("BINFLOAT", ">d"),
-    b"X": ("BINUNICODE", "text"),
-    b"}": ("EMPTY_DICT", ""),
-    b"]": ("EMPTY_LIST", ""),
-    b")": ("EMPTY_TUPLE", ""),
-    b"s": ("SETITEM", ""),
-    b"u": ("SETITEMS", ""),
-    b"a": ("APPEND", ""),
-    b"e": ("APPENDS", ""),
-    b"t": ("TUPLE", ""),
-    b"\x85": ("TUPLE1", ""),
-    b"\x86": ("TUPLE2", ""),
-    b"\x87": ("TUPLE3", ""),
-    b"q": ("BINPUT", "<B"),
-    b"r": ("LONG_BINPUT", "<I"),
-    b"h": ("BINGET", "<B"),
-    b"j": ("LONG_BINGET", "<I"),
-    b"c": ("GLOBAL", "name"),
-    b"Q": ("BINPERSID", ""),
-    b"R": ("REDUCE", ""),
-    b"\x81": ("NEWOBJ", ""),
-    b"b": ("BUILD", ""),
-}
+# Instructions, by their names in `pickletools`.
 _VALUES = {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE"}
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+_EMPTY: dict[str, Callable[[], object]] = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple}
+_MARK = object()
+_CONSTANTS: dict[str, object] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "MARK": _MARK}
+_MEMOS = {"BINPUT", "LONG_BINPUT", "BINGET", "LONG_BINGET"}
+_BUILDS = {"SETITEM", "SETITEMS", "APPEND", "APPENDS", "BINPERSID", "REDUCE", "NEWOBJ", "BUILD"}
+_INSTRUCTIONS = {*_VALUES, *_TUPLES, *_EMPTY, *_CONSTANTS, *_MEMOS, *_BUILDS, "PROTO", "TUPLE", "GLOBAL", "STOP"}
+# What follows any other is not even read: the decimal digits after some of them would cost the square of their number.
+_CODES = {opcode.code.encode("latin-1") for opcode in pickletools.opcodes if opcode.name in _INSTRUCTIONS}
 
 
 @dataclass(frozen=True)
@@ -125,12 +99,6 @@ class _Parameters(dict[str, object]):
     """A ParameterDict: its items arrive late, inside the state of the module that it is in torch."""
 
 
-_END = b"\n"
-_MARK = object()
-_CONSTANTS: dict[str, object] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "MARK": _MARK}
-_EMPTY: dict[str, Callable[[], object]] = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple}
-
-
 def read_pickle(source: Source, data: io.BytesIO, find_storage: Callable[[tuple[Any, ...]], Storage]) -> object:
     """Read the pickle at the stream's position and leave the position behind it.
 
@@ -157,43 +125,29 @@ class _Machine:
         self._left = _MAX_INSTRUCTIONS
 
     def run(self, data: io.BytesIO) -> object:
+        instructions = pickletools.genops(data)
         try:
             while self._left > 0:
                 self._left -= 1
-                name, argument = self._instruction(data)
-                if name == "STOP":
+                self._check_next(data)
+                opcode, argument, _ = next(instructions)
+                if opcode.name == "STOP":
                     return self._pop()
-                self._step(name, argument)
+                self._step(opcode.name, argument)
         except ConceptFileError:
             raise
-        except (ValueError, IndexError, struct.error) as error:
+        except (ValueError, IndexError) as error:
             raise self._damaged() from error
         raise self._source.error("has too many parts for a concept", "Choose a concept's file")
 
-    def _instruction(self, data: io.BytesIO) -> tuple[str, Any]:
+    def _check_next(self, data: io.BytesIO) -> None:
+        """Look at the next instruction before `pickletools` reads what follows it."""
         code = data.read(1)
         if not code:
             raise self._damaged()
-        if code not in _OPCODES:
+        if code not in _CODES:
             raise self._source.error(f"has a pickle instruction {code!r}, which torch.save does not write", SAVE_AGAIN)
-        name, form = _OPCODES[code]
-        if form == "name":
-            module, attribute = data.readline(), data.readline()
-            return name, f"{module.removesuffix(_END).decode()} {attribute.removesuffix(_END).decode()}"
-        if form == "text":
-            return name, self._counted(data, 4).decode("utf-8", "surrogatepass")
-        if form == "number":
-            return name, int.from_bytes(self._counted(data, 1), "little", signed=True)
-        values = struct.unpack(form, data.read(struct.calcsize(form)))
-        return name, values[0] if values else None
-
-    def _counted(self, data: io.BytesIO, size: int) -> bytes:
-        """Return bytes that come after their own number, which has `size` bytes."""
-        length = int.from_bytes(data.read(size), "little")
-        value = data.read(length)
-        if len(value) < length:
-            raise self._damaged()
-        return value
+        data.seek(-1, io.SEEK_CUR)
 
     def _step(self, name: str, argument: Any) -> None:
         stack = self._stack
@@ -216,7 +170,7 @@ class _Machine:
             stack.append(tuple(reversed(values)))
         elif name == "GLOBAL":
             stack.append(self._name(argument))
-        elif name != "PROTO":
+        elif name in _BUILDS:
             self._build(name)
 
     def _build(self, name: str) -> None:
@@ -240,6 +194,7 @@ class _Machine:
             self._set_state(self._stack[-1], state)
 
     def _name(self, text: str) -> _Name | StorageType:
+        # `pickletools` undoes escapes, which pickle does not; the name is text to compare all the same.
         if text not in _KNOWN:
             shown = ascii(text.replace(" ", "."))[1:81]
             raise self._source.error(

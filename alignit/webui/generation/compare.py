@@ -1,8 +1,8 @@
 """Side by side: each picture made three times with the same seed, and a grid of them.
 
 The host's own loop makes them: a comparison repeats each of its batches, once for each way of making the picture, so
-that progress, interruption, hires fix and saving are the host's. It lives on the host's processing object `p`, as a
-`Job` does, has a job for each of the ways, and puts the one to work whose batch is next.
+that progress, interruption, hires fix and saving are the host's. It has a job for each of the ways, and puts the one to
+work whose batch is next.
 """
 
 from __future__ import annotations
@@ -10,22 +10,20 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import astuple, dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
-from modules import errors, images, shared
 from PIL import Image
 
 from alignit.algorithm.controls import CLASS_WORD
+from alignit.patches import Replaced
 from alignit.webui.generation.arguments import Arguments
 from alignit.webui.generation.infotext import take_info, tidy_hashes
 from alignit.webui.generation.inspection import InspectionError, has_concepts
 from alignit.webui.generation.job import Job
 from alignit.webui.generation.maps import script_runs
 from alignit.webui.generation.notes import Notes
-from alignit.webui.generation.takeover import Takeover, attached
+from alignit.webui.host import host
 
-_ATTRIBUTE = "alignit_comparison"
-_COUNTED = "alignit_compared_jobs"
 _FAILED = "An error while comparing; the console has the details. Not all pictures are what they ought to be."
 _REPEATED = (
     "all_prompts",
@@ -91,20 +89,35 @@ class _Made:
     label: str
 
 
-class Comparison:
-    """A generation whose pictures are made in each of the ways."""
+class Jobs(Protocol):
+    """Makes jobs for a generation, and puts them to work."""
 
-    def __init__(self, p: Any, arguments: Arguments, place: slice) -> None:
+    def new_job(self, arguments: Arguments) -> Job:
+        """Make a job."""
+
+    def put_to_work(self, job: Job | None) -> None:
+        """Have a job make the next pictures, and no other one; None: they are the host's own."""
+
+    def count_batches(self, factor: int) -> None:
+        """Tell the progress bar, once for each processing object, of so many times as many batches."""
+
+
+class Comparison:
+    """Has the pictures of a generation made in each of the ways."""
+
+    def __init__(self, p: Any, arguments: Arguments, place: slice, jobs: Jobs) -> None:
         """Take over a processing object, until `end`.
 
         Args:
             p: The host's processing object.
             arguments: The generation's arguments.
             place: Where AlignIT's own stand among the arguments of all scripts.
+            jobs: Makes the jobs.
         """
         self._p = p
         self._arguments = arguments
         self._place = place
+        self._all_jobs = jobs
         self._jobs: dict[int, Job] = {}
         self._infos: dict[int, dict[str, str]] = {}
         self._way: int | None = None
@@ -116,27 +129,32 @@ class Comparison:
         # By the number of the host's batch, and the place in that.
         self._made: dict[tuple[int, int], _Made] = {}
         self._failed = False
-        self._took = [Takeover(p, {"init": self._init(p.init), "close": self._close(p.close), _ATTRIBUTE: self})]
+        self._ended = False
+        self._taken = [Replaced(p, {"init": self._init(p.init)})]
 
-    @staticmethod
-    def of(p: Any) -> Comparison | None:
-        """Return the comparison of a processing object, or None; a copy has none of its own."""
-        return attached(p, _ATTRIBUTE, Comparison)
+    @property
+    def ended(self) -> bool:
+        """Whether nothing is compared any more."""
+        return self._ended
 
-    @staticmethod
-    def end(p: Any) -> None:
-        """Give a processing object back as it was; also a copy of one, which has the attributes of its original."""
-        comparison = getattr(p, _ATTRIBUTE, None)
-        if not isinstance(comparison, Comparison):
-            return
-        for takeover in reversed(comparison._took):
-            takeover.give_back(p)
-        if comparison._p is p:
-            # A copy keeps them: what it generates inside of a picture is to be made as that picture is.
-            if p.script_args is comparison._given_args:
-                p.script_args = comparison._script_args
-            for job in comparison._jobs.values():
-                job.forget()
+    def end(self) -> None:
+        """Give the processing object back as it was."""
+        self._ended = True
+        self.give_back(self._p)
+        if self._p.script_args is self._given_args:
+            self._p.script_args = self._script_args
+        for job in self._jobs.values():
+            job.forget()
+
+    def give_back(self, p: Any) -> None:
+        """Give the processing object back as it was; or a copy, which has the attributes of its original.
+
+        A copy keeps the scripts' arguments: what it generates inside of a picture is to be made as that picture is.
+        """
+        for job in self._jobs.values():
+            job.give_back(p)
+        for taken in reversed(self._taken):
+            taken.give_back(p)
 
     def _init(self, original: Callable[..., None]) -> Callable[..., None]:
         # Called between the last script's `process`, which may yet have changed the prompts, and the host's loop.
@@ -149,7 +167,7 @@ class Comparison:
                     self._repeat()
             except Exception:
                 if compares:
-                    Comparison.end(self._p)
+                    self.end()
                 raise
 
         return init
@@ -163,18 +181,15 @@ class Comparison:
         try:
             obstacle = self._obstacle()
         except Exception:
-            errors.report("AlignIT: error while looking at the prompts", exc_info=True)
+            host().life.report("AlignIT: error while looking at the prompts")
             obstacle = "an error while looking at the prompts; the console has the details"
         if obstacle is not None:
-            Comparison.end(p)
+            self.end()
             Notes(p).say(f"Nothing is compared: {obstacle}. Each picture is made once.")
             return False
-        Job.end(p)
-        self._took.append(Takeover(p, {"n_iter": self._batches * len(_WAYS), "do_not_save_grid": True}))
-        if shared.state.job_count > 0 and not hasattr(p, _COUNTED):
-            # The Batch tab of img2img counts all of its pictures' batches beforehand, and uses one p for them.
-            shared.state.job_count *= len(_WAYS)
-            setattr(p, _COUNTED, True)
+        self._all_jobs.put_to_work(None)
+        self._taken.append(Replaced(p, {"n_iter": self._batches * len(_WAYS), "do_not_save_grid": True}))
+        self._all_jobs.count_batches(len(_WAYS))
         return True
 
     def _obstacle(self) -> str | None:
@@ -215,11 +230,11 @@ class Comparison:
             self._enter(number % len(_WAYS))
         except Exception:
             self._failed = True
-            errors.report("AlignIT: error while comparing", exc_info=True)
+            host().life.report("AlignIT: error while comparing")
             Notes(self._p).say(_FAILED)
 
     def _leave(self) -> None:
-        Job.end(self._p)
+        self._all_jobs.put_to_work(None)
         info = take_info(self._p)
         if self._way is not None:
             self._infos[self._way] = info
@@ -228,10 +243,9 @@ class Comparison:
     def _enter(self, way: int) -> None:
         p = self._p
         arguments = _WAYS[way].arguments(self._arguments)
-        if way in self._jobs:
-            self._jobs[way].resume()
-        else:
-            self._jobs[way] = Job(p, arguments)
+        if way not in self._jobs:
+            self._jobs[way] = self._all_jobs.new_job(arguments)
+        self._all_jobs.put_to_work(self._jobs[way])
         self._way = way
         p.extra_generation_params.update(self._infos.get(way, {}))
         # Other extensions hand them on to what they generate inside of a picture: ADetailer.
@@ -244,7 +258,7 @@ class Comparison:
     def note_picture(self) -> None:
         """Note that a picture is made, before the host adds it to its list."""
         p = self._p
-        index, stopped = p.batch_index, shared.state.interrupted or shared.state.skipped
+        index, stopped = p.batch_index, host().sampling.interrupted
         seed = p.seeds[index]
         # With variations, the host gives all pictures one seed.
         label = f"Variation seed: {p.subseeds[index]}" if p.subseed_strength else f"Seed: {seed}"
@@ -262,59 +276,48 @@ class Comparison:
     def finish(self, processed: Any) -> None:
         """Put the grid into what the host hands on, and give the processing object back."""
         p = self._p
-        if not processed.images and not _stopped():
+        if not processed.images and not host().sampling.stopping:
             return  # ADetailer has the scripts end in mid-batch, to begin again
         self._leave()
         aligned = self._infos.get(_ALIGNED) or next(reversed(self._infos.values()), {})
         p.extra_generation_params.update(aligned)
         words = self._jobs[_ALIGNED].class_words if _ALIGNED in self._jobs else {}
-        Comparison.end(p)
+        self.end()
         if self._failed:
             Notes(p).say(_FAILED)
             return
         try:
             self._add_grid(processed, words)
         except Exception:
-            errors.report("AlignIT: error while making the grid", exc_info=True)
+            host().life.report("AlignIT: error while making the grid")
             self._say(processed, "An error while making the grid; the console has the details. There is none.")
 
     def _add_grid(self, processed: Any, words: Mapping[str, str]) -> None:
-        p, opts = self._p, shared.opts
+        p, option = self._p, host().options.get
         rows = self._rows()
         wanted = self._batches * p.batch_size
         if len(rows) < wanted:
             shown = f"The grid shows {len(rows)} of {wanted} seeds: the others do not have"
             self._say(processed, f"{shown if rows else 'There is no grid: no seed has'} all three pictures, complete.")
-        saves = opts.grid_save and self._save_grid
-        if not rows or not (opts.return_grid or saves):
+        saves = option("grid_save", True) and self._save_grid
+        if not rows or not (option("return_grid", True) or saves):
             return
         masked = getattr(p, "mask_for_overlay", None) is not None
-        stride = 1 + (masked and opts.return_mask) + (masked and opts.return_mask_composite)
+        stride = 1 + (masked and option("return_mask", False)) + (masked and option("return_mask_composite", False))
         first = processed.index_of_first_image
         pictures = [[processed.images[first + made.position * stride] for made in row] for row in rows]
         aligned = rows[0][_ALIGNED]
         text = processed.infotexts[first + aligned.position]
         grid = _grid(pictures, words, [row[0].label for row in rows])
-        if opts.enable_pnginfo:
+        if option("enable_pnginfo", True):
             grid.info["parameters"] = text
-        if opts.return_grid:
+        if option("return_grid", True):
             processed.images.insert(0, grid)
             processed.infotexts.insert(0, text)
             processed.index_of_first_image = first + 1
             processed.info = text
         if saves:
-            images.save_image(
-                grid,
-                p.outpath_grids,
-                "grid",
-                aligned.seed,
-                aligned.prompt,
-                opts.grid_format,
-                info=text,
-                short_filename=not opts.grid_extended_filename,
-                p=p,
-                grid=True,
-            )
+            host().pictures.save_grid(p, grid, aligned.seed, aligned.prompt, text)
 
     def _rows(self) -> list[list[_Made]]:
         """Return the pictures of each seed, in the order of the ways, where all of them are complete."""
@@ -329,31 +332,7 @@ class Comparison:
         # The host has joined its comments by now.
         processed.comments += f"AlignIT: {note}\n"
 
-    def _close(self, original: Callable[[], None]) -> Callable[[], None]:
-        def close() -> None:
-            self.end(self._p)
-            original()
-
-        return close
-
-
-def name_file(params: Any) -> None:
-    """Name the way in which a picture is made in the name of its file; the host calls this before it saves one."""
-    comparison = Comparison.of(params.p)
-    if comparison is not None:
-        params.filename = comparison.name_file(params.filename)
-
-
-def _stopped() -> bool:
-    state = shared.state
-    return bool(state.interrupted or state.skipped or state.stopping_generation)
-
 
 def _grid(rows: list[list[Image.Image]], words: Mapping[str, str], labels: list[str]) -> Image.Image:
-    pictures = [picture for row in rows for picture in row]
-    grid = images.image_grid(pictures, rows=len(rows))
-    width, height = (max(sizes) for sizes in zip(*(picture.size for picture in pictures), strict=True))
-    columns = [[images.GridAnnotation(way.label), images.GridAnnotation(way.words(words))] for way in _WAYS]
-    beside = [[images.GridAnnotation(label if len(rows) > 1 else "")] for label in labels]
-    labelled: Image.Image = images.draw_grid_annotations(grid, width, height, columns, beside)
-    return labelled
+    above = [(way.label, way.words(words)) for way in _WAYS]
+    return host().pictures.grid(rows, above, [(label if len(rows) > 1 else "",) for label in labels])

@@ -16,7 +16,7 @@ import torch
 
 from alignit.algorithm.conditioning import Injected, splice
 from alignit.algorithm.controls import Controls
-from alignit.algorithm.projections import row_strength
+from alignit.algorithm.injection import row_strength
 from alignit.algorithm.prompts import Chunk, Span, TargetChunk, base_chunk
 from alignit.concepts.concept import EncoderPrefixes
 from alignit.concepts.prefixes import prefixed
@@ -233,7 +233,7 @@ class Encoding:
         self._encoded = {} if encoded is None else encoded
         self._outputs: list[tuple[torch.Tensor, list[dict[int, str]]]] = []
 
-    def run(self, original: Condition, texts: Any) -> Conditioning:
+    def run(self, original: Condition, texts: list[str]) -> Conditioning:
         """Return what the host's own function does for these texts, with the concepts injected.
 
         Texts in which no concept is found are encoded by the host alone.

@@ -1,9 +1,4 @@
-"""Attention maps of a generation: recorded while it samples, drawn for the gallery, kept for the API.
-
-The rows of a UNet call are told apart by their order, as the host puts them there (its `CFGDenoiser.forward`): the
-positive ones first, picture by picture and in a picture part by part of ``AND``, in however many calls. Their content
-cannot do that, since the pictures of a batch share a prompt.
-"""
+"""Attention maps of a generation: recorded while it samples, drawn for the gallery, kept for the API."""
 
 from __future__ import annotations
 
@@ -12,22 +7,20 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
-from modules import errors, images, shared
 from PIL import Image
 
-from alignit.maps.attention_maps import AttentionMaps, MappedText, Recorder, Word, newest_within
 from alignit.maps.pictures import sheet, thumbnail
+from alignit.maps.recorder import Recorder
+from alignit.maps.result import AttentionMaps, MappedText, MappedWord, newest_within
 from alignit.maps.words import MAX_TOKENS, MAX_WORDS, MapChoice, bounded, names_of, words_of
 from alignit.prompt.syntax import name_key
 from alignit.webui.generation.encoding import Lookup, embedding_names, find_concepts
 from alignit.webui.generation.notes import Notes
-from alignit.webui.generation.takeover import attached
 from alignit.webui.host import host
 from alignit.webui.host.ports import Model, Step, UnsupportedEncoderError
 
 _MAX_KEPT = 256 << 20  # bytes of maps that are kept for the API
 _FONT_SIZE = 16
-_ATTRIBUTE = "alignit_maps"
 
 
 @dataclass(frozen=True)
@@ -41,7 +34,7 @@ class TextWords:
     """
 
     text: str
-    words: tuple[Word, ...]
+    words: tuple[MappedWord, ...]
     all_words: tuple[str, ...]
 
 
@@ -99,14 +92,14 @@ def words_in(
 
 
 class MapRecording:
-    """Records the attention maps of a generation. It lives on the host's processing object `p`, beside its jobs."""
+    """Records the attention maps of a generation, over all of its jobs."""
 
     def __init__(self, p: Any, choice: MapChoice) -> None:
-        """Begin for a processing object, until `end`."""
+        """Begin for a processing object, until `forget`."""
         self._p = p
         self._choice = choice
         self._say = Notes(p).say
-        self._recorder = Recorder(choice.layers)
+        self._recorder = Recorder(choice.layers, host().sampling.rows_of_call)
         self._off = False
         self._began = False
         self._steps = 0
@@ -116,23 +109,10 @@ class MapRecording:
         self._pictures: dict[int, KeptPicture] = {}
         self._sheets: dict[int, Image.Image] = {}
         self._drawn: list[int] = []
-        setattr(p, _ATTRIBUTE, self)
         if script_runs(p):
             p.comment(
                 "AlignIT: a script makes the pictures, so that there are no sheets with attention maps among them."
             )
-
-    @staticmethod
-    def of(p: Any) -> MapRecording | None:
-        """Return the recording of a processing object, or None; a copy has none of its own."""
-        return attached(p, _ATTRIBUTE, MapRecording)
-
-    @staticmethod
-    def end(p: Any) -> None:
-        """Give a processing object back as it was; also a copy of one, which has the attributes of its original."""
-        recording = vars(p).pop(_ATTRIBUTE, None)
-        if isinstance(recording, MapRecording) and recording._p is p:
-            recording._forget()
 
     def read(
         self, prompts: Any, steps: int, hires_steps: int | None, words: Callable[[str, Sequence[str]], TextWords]
@@ -245,12 +225,12 @@ class MapRecording:
         if self._off:
             return
         if error is not None:
-            errors.report(f"AlignIT: error while recording attention maps: {error}", exc_info=False)
+            host().life.report(f"AlignIT: error while recording attention maps: {error}", traceback=False)
             self._give_up(f"an error while recording, {error}.")
             return
         maps = self._recorder.take()
         self._say_missing()
-        if not (shared.state.interrupted or shared.state.skipped):
+        if not host().sampling.interrupted:
             if not self._steps:
                 steps = self._choice.steps
                 self._say(f"No attention maps: no step of the sampling is in steps {steps.start:g}-{steps.end:g}.")
@@ -293,7 +273,7 @@ class MapRecording:
                 for word in kept.maps.words:
                     heat_map = kept.maps.heat_map(word)
                     cells.append((heat_map.overlay(small), f"{word}\nup to {heat_map.peak:.2%}"))
-                self._sheets[number] = sheet(cells, images.get_font(_FONT_SIZE))
+                self._sheets[number] = sheet(cells, host().pictures.font(_FONT_SIZE))
             within = newest_within({n: item.maps for n, item in self._pictures.items()}, _MAX_KEPT)
             self._pictures = {n: self._pictures[n] for n in within}
         except Exception:
@@ -315,7 +295,7 @@ class MapRecording:
             # The host itself has no text for masks, which it can put behind each picture.
             processed.infotexts += [processed.info] * (len(processed.images) - len(processed.infotexts))
         for number, picture in self._sheets.items():
-            if shared.opts.enable_pnginfo:
+            if host().options.get("enable_pnginfo", True):
                 picture.info["parameters"] = texts[number]
             processed.images.append(picture)
             processed.infotexts.append(texts[number])
@@ -325,7 +305,8 @@ class MapRecording:
         """Remove the hooks."""
         self._recorder.release()
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
+        """Remove the hooks, and let go of what was recorded."""
         self._recorder.release()
         self._recorder.forget()
         self._texts.clear()
@@ -334,11 +315,11 @@ class MapRecording:
 
     def _give_up(self, why: str) -> None:
         self._off = True
-        self._forget()
+        self.forget()
         self._say(f"No attention maps: {why}")
 
     def _fail(self, doing: str) -> None:
-        errors.report(f"AlignIT: error with attention maps while {doing}", exc_info=True)
+        host().life.report(f"AlignIT: error with attention maps while {doing}")
         self._give_up(f"an error while {doing}; the console has the details.")
 
 

@@ -24,8 +24,8 @@ def cross_attention(conditioning: Conditioning) -> torch.Tensor:
     return conditioning["crossattn"] if isinstance(conditioning, dict) else conditioning
 
 
-Condition = Callable[[Any], Conditioning]
-"""The host's `get_learned_conditioning`: takes its list of texts, which carries notes such as the picture's size."""
+Condition = Callable[[list[str]], Conditioning]
+"""The host's `get_learned_conditioning`. Its texts are a list of the host's, which says the picture's size as well."""
 
 
 class UnknownHostError(Exception):
@@ -67,7 +67,7 @@ class HostChunk(Protocol):
 
     tokens: list[int]
     multipliers: list[float]
-    fixes: list[Any]
+    fixes: list[tuple[int, Any]]
 
 
 class PromptReader(Protocol):
@@ -96,7 +96,7 @@ class Rewritten:
 
 
 class TextEncoder(Protocol):
-    """A text encoder that works on chunks of 77 tokens; a `alignit.maps.words.Vocabulary` as well."""
+    """A text encoder that works on chunks of 77 tokens; a `alignit.maps.words.TokenTexts` as well."""
 
     @property
     def vocabulary(self) -> Hashable:
@@ -263,10 +263,10 @@ class Prompts(Protocol):
     def networks(self, prompt: str) -> tuple[str, Mapping[str, Any]]:
         """Return a prompt without ``<keyword:...>``, and what stood there, by keyword."""
 
-    def parts(self, prompts: Any) -> tuple[list[list[tuple[int, float]]], Any]:
+    def parts(self, prompts: list[str]) -> tuple[list[list[tuple[int, float]]], list[str]]:
         """Take prompts apart at ``AND``: the index and weight of each part by prompt, and the parts' texts."""
 
-    def schedules(self, texts: Any, steps: int, hires_steps: int | None = None) -> list[Schedule]:
+    def schedules(self, texts: list[str], steps: int, hires_steps: int | None = None) -> list[Schedule]:
         """Return the schedule of each text, over prompt editing, for a number of steps."""
 
     @property
@@ -295,8 +295,29 @@ class Sampling(Protocol):
     def stopping(self) -> bool:
         """Whether the user stopped or skipped it, or asked to stop after it."""
 
-    def count_jobs(self, factor: int) -> None:
-        """Tell the progress bar that there are so many times as many pictures to make."""
+    def count_jobs(self, factor: int) -> bool:
+        """Tell the progress bar that there are so many times as many pictures to make.
+
+        Returns:
+            Whether the host has counted them by now; else it counts the right number itself.
+        """
+
+    def rows_of_call(
+        self, rows: Sequence[Value], batch: int, call: Mapping[str, Any]
+    ) -> tuple[Sequence[Value | None], Sequence[Value]]:
+        """Say which rows of the positive prompts a call of the UNet holds.
+
+        Their content cannot tell: the pictures of a batch share a prompt.
+
+        Args:
+            rows: Those still to come in this step: picture by picture, and in a picture part by part of ``AND``.
+            batch: How many rows the call has.
+            call: Its keyword arguments.
+
+        Returns:
+            The call's rows in order, None for one of the negative prompt, as far as there are any; and the rows to come
+            after it.
+        """
 
     def inputs(self, attention: torch.nn.Module, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return what the cross-attention layer's ``to_k`` and ``to_v`` are given for rows of the conditioning.

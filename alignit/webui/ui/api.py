@@ -20,8 +20,8 @@ from alignit import __version__
 from alignit.algorithm.controls import Controls
 from alignit.algorithm.layers import Layers
 from alignit.algorithm.options import ControlsError, options_of
-from alignit.maps.attention_maps import HeatMap, NoMapError
 from alignit.maps.pictures import grey
+from alignit.maps.result import HeatMap, NoMapError
 from alignit.prompt.class_words import remembered_or_none
 from alignit.webui.generation.arguments import Arguments, declaration
 from alignit.webui.generation.inspection import InspectionError, inspect_prompt

@@ -7,15 +7,14 @@ turns it on and off.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from modules import scripts
 
 from alignit.webui.generation.arguments import Arguments, ArgumentsError, PlotAxis
+from alignit.webui.generation.generation import Generation
 from alignit.webui.networks.networks import installed_concepts
-
-_ATTRIBUTE = "alignit_axes"
 
 
 def add_axes() -> None:
@@ -45,23 +44,23 @@ def add_axes() -> None:
 
 def with_axes(p: Any, values: Sequence[Any]) -> Sequence[Any]:
     """Return a generation's arguments, as the host passes them, with those of the plot's cell in their place."""
-    axes: Mapping[str, tuple[PlotAxis, dict[str, Any]]] = getattr(p, _ATTRIBUTE, {})
+    axes = Generation.axes(p)
     if not axes:
         return values
     given = {**Arguments.named(values), "enabled": True}
-    for axis, values_of_axis in axes.values():
-        controls = [given.get("controls"), values_of_axis.get("controls")]
+    declared = {axis.label: axis for axis in Arguments.axes()}
+    for label, of_axis in axes.items():
+        controls = [given.get("controls"), of_axis.get("controls")]
         if given.get("controls"):
-            controls.append(axis.option(**values_of_axis))  # what stands there counts before the sliders
-        given |= values_of_axis
+            controls.append(declared[label].option(**of_axis))  # what stands there counts before the sliders
+        given |= of_axis
         given["controls"] = "; ".join(text for text in controls if text)
     return [given]
 
 
 def _apply(axis: PlotAxis) -> Callable[[Any, Any, Any], None]:
     def apply(p: Any, value: Any, _values: Any) -> None:
-        # A dict of the cell's own: copies of p share what they were copied with.
-        setattr(p, _ATTRIBUTE, {**getattr(p, _ATTRIBUTE, {}), axis.label: (axis, axis.values(value))})
+        Generation.set_axis(p, axis.label, axis.values(value))
 
     return apply
 

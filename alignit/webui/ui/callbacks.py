@@ -34,9 +34,9 @@ def _register(life: LifeCycle) -> None:
 
         life.on_step(on_step)
     with part("The names of compared pictures' files"):
-        from alignit.webui.generation.compare import name_file
+        from alignit.webui.ui.script import on_save
 
-        life.on_save(name_file)
+        life.on_save(on_save)
     with part(axes := "AlignIT's axes of the X/Y/Z plot"):
         from alignit.webui.ui.axes import add_axes
 

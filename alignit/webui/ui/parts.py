@@ -33,8 +33,9 @@ def part(name: str) -> Iterator[None]:
         yield
     except UnknownHostError as error:
         # Nothing of AlignIT works, and there is no port to say it by.
-        _lost[""] = f"{error}"
-        print(f"*** {error}", file=sys.stderr)
+        if "" not in _lost:
+            _lost[""] = f"{error}"
+            print(f"*** {error}", file=sys.stderr)
     except Exception as error:
         if name not in _lost:
             _lost[name] = f"{name} cannot be used with this WebUI: {error}. The rest of AlignIT can. Update both."

@@ -28,14 +28,14 @@ class A1111Prompts:
         (text,), found = extra_networks.parse_prompts([prompt])
         return text, found
 
-    def parts(self, prompts: Any) -> tuple[list[list[tuple[int, float]]], Any]:
+    def parts(self, prompts: list[str]) -> tuple[list[list[tuple[int, float]]], list[str]]:
         """See `alignit.webui.host.ports.Prompts`."""
         from modules import prompt_parser
 
         of_prompts, texts, _ = prompt_parser.get_multicond_prompt_list(prompts)
         return of_prompts, texts
 
-    def schedules(self, texts: Any, steps: int, hires_steps: int | None = None) -> list[Schedule]:
+    def schedules(self, texts: list[str], steps: int, hires_steps: int | None = None) -> list[Schedule]:
         """See `alignit.webui.host.ports.Prompts`."""
         from modules import prompt_parser
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
-from alignit.webui.host.ports import cross_attention
+from alignit.webui.host.ports import Value, cross_attention
 
 
 class A1111Sampling:
@@ -26,11 +27,23 @@ class A1111Sampling:
 
         return self.interrupted or bool(shared.state.stopping_generation)
 
-    def count_jobs(self, factor: int) -> None:
+    def count_jobs(self, factor: int) -> bool:
         """See `alignit.webui.host.ports.Sampling`."""
         from modules import shared
 
-        shared.state.job_count *= factor
+        counted = bool(shared.state.job_count > 0)
+        if counted:
+            shared.state.job_count *= factor
+        return counted
+
+    def rows_of_call(
+        self,
+        rows: Sequence[Value],
+        batch: int,
+        call: Mapping[str, Any],  # noqa: ARG002
+    ) -> tuple[Sequence[Value | None], Sequence[Value]]:
+        """See `alignit.webui.host.ports.Sampling`; the host has the positive ones first (its `CFGDenoiser.forward`)."""
+        return rows[:batch], rows[batch:]
 
     def inputs(self, attention: torch.nn.Module, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """See `alignit.webui.host.ports.Sampling`."""

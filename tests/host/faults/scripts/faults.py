@@ -12,14 +12,16 @@ import alignit.webui.generation.compare
 import alignit.webui.generation.concepts
 import alignit.webui.generation.encoding
 import alignit.webui.generation.job
+import alignit.webui.generation.maps
 import alignit.webui.networks.embeddings
 
 PLACES = {
     "splice": (alignit.webui.generation.encoding, "splice"),
     "read": (alignit.webui.generation.concepts.Concepts, "read"),
     "find_embedding": (alignit.webui.networks.embeddings, "_by_name"),
-    "watch": (alignit.algorithm.injection.Injector, "watch"),
+    "watch": (alignit.algorithm.injection.Injection, "step"),
     "job": (alignit.webui.generation.job.Job, "__init__"),
+    "maps": (alignit.webui.generation.maps.MapRecording, "__init__"),
     "prompts": (alignit.webui.generation.compare, "has_concepts"),
     "batch": (alignit.webui.generation.compare.Comparison, "_enter"),
     "grid": (alignit.webui.generation.compare, "_grid"),

@@ -1,12 +1,4 @@
-"""Attention maps: where in the picture the cross-attention looked at a word of the prompt (Figure 5 of the paper).
-
-A cross-attention layer l gives each place x of the picture and each token t of the prompt, at a step s, the probability
-
-    A[l, s, x, t] = 1/H sum over the H heads h of softmax over t of (Q_h[x] . K_h[t] / sqrt(d))
-
-with d the width of a head. K are the keys with which the picture is made: where concepts are injected, K'[i] of
-Algorithm 1 (arXiv 2406.18893) is among them. The map of a token is the mean of A over layers and steps, and that of a
-word the mean over its tokens.
+"""Records where the cross-attention looked: A of `alignit.maps`, in hooks on a UNet's layers.
 
 Nothing is taken from the attention itself, which every optimisation computes in another way, and which seldom has A at
 hand: forward hooks on `to_q` and `to_k` see what all of them call, and A is computed once more from that.
@@ -15,103 +7,30 @@ hand: forward hooks on `to_q` and `to_k` see what all of them call, and A is com
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from alignit.algorithm.controls import Layers, Place, place_of
 from alignit.concepts.layer_names import layer_of
-from alignit.prompt.syntax import name_key
+from alignit.maps.result import AttentionMaps, MappedText, Recorded, Sum
 
-if TYPE_CHECKING:
-    from PIL import Image
+Rows = Sequence[MappedText | None]
+"""Whose the rows of a batch are, in order; None is for a row that is not to be recorded."""
+
+RowOrder = Callable[[Rows, int, Mapping[str, Any]], tuple[Rows, Rows]]
+"""How a host splits a step's rows over calls of the UNet: from the rows still to come, a call's batch size and its
+keyword arguments, to the rows of the call, and those to come after it."""
 
 _CHUNK = 1 << 22  # probabilities that are computed at once: 16 MiB of them
-
-
-class NoMapError(ValueError):
-    """There is no such map; the message says which, and which there are."""
-
-
-@dataclass(frozen=True)
-class Token:
-    """A token of a text.
-
-    Attributes:
-        text: What it stands for.
-        row: Its row of the text's conditioning; row 0 is the first chunk's start token.
-    """
-
-    text: str
-    row: int
-
-
-@dataclass(frozen=True)
-class Word:
-    """A word of a text, with the tokens of all its mentions there."""
-
-    text: str
-    tokens: tuple[Token, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class MappedText:
-    """A text of a picture's prompt, and its words of which maps are wanted; what is recorded belongs to this object.
-
-    Attributes:
-        picture: Which picture it belongs to, in the host's own count.
-        part: Which part of its prompt it is; over ``AND`` a prompt has several.
-        text: The text. Over prompt editing, a part has several.
-        words: The words.
-    """
-
-    picture: int
-    part: int
-    text: str
-    words: tuple[Word, ...]
-
-    @cached_property
-    def rows(self) -> tuple[int, ...]:
-        """The rows of the conditioning that are needed, each once, in order."""
-        return tuple(sorted({token.row for word in self.words for token in word.tokens}))
-
-
-@dataclass(eq=False)
-class Sum:
-    """Maps of a text's rows, added up over layers of one place in the UNet, and over steps.
-
-    Attributes:
-        total: The sums, [rows, height, width], float32.
-        count: How many maps were added.
-    """
-
-    total: torch.Tensor
-    count: int = 0
-
-
-@dataclass(frozen=True, eq=False)
-class Recorded:
-    """What was recorded for a text.
-
-    Attributes:
-        size: Height and width of the latent picture.
-        sums: By place in the UNet, with the height and width that the picture has there.
-    """
-
-    size: tuple[int, int]
-    sums: dict[tuple[Place, int, int], Sum] = field(default_factory=dict)
 
 
 def token_probabilities(
     queries: torch.Tensor, keys: torch.Tensor, heads: int, rows: torch.Tensor, chunk: int = _CHUNK
 ) -> torch.Tensor:
-    """Return A above for some tokens, [rows, places], float32.
+    """Return A of `alignit.maps` for some tokens, [rows, places], float32.
 
     Args:
         queries: What `to_q` returned for one picture, [places, heads * d].
@@ -130,6 +49,11 @@ def token_probabilities(
     return torch.cat(maps, dim=1)
 
 
+def in_order(rows: Rows, batch: int, _call: Mapping[str, Any]) -> tuple[Rows, Rows]:
+    """Give each call the next rows: a `RowOrder`."""
+    return rows[:batch], rows[batch:]
+
+
 class Recorder:
     """Records the attention maps of sampling passes: hooks on a UNet, and the sums that they fill.
 
@@ -141,14 +65,15 @@ class Recorder:
         error: What went wrong in a hook, or None. The picture goes on; nothing more is recorded.
     """
 
-    def __init__(self, layers: Layers | None = None) -> None:
-        """Record in all layers, or in these."""
+    def __init__(self, layers: Layers | None = None, order: RowOrder = in_order) -> None:
+        """Record in all layers, or in these, of a host that has its rows in this order."""
         self.error: Exception | None = None
         self._layers = layers or Layers()
         self._unet: torch.nn.Module | None = None
         self._attentions: list[tuple[str, Any, Place]] = []
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
-        self._expected: list[MappedText | None] = []
+        self._order = order
+        self._expected: Rows = []
         self._expected_size: tuple[int, int] | None = None
         self._call: list[tuple[int, MappedText]] = []
         self._batch = 0
@@ -182,16 +107,16 @@ class Recorder:
             for index, projection in enumerate((attention.to_q, attention.to_k)):
                 self._handles.append(projection.register_forward_hook(self._hook(layer, attention, place, index)))
 
-    def begin_step(self, rows: Sequence[MappedText | None], size: tuple[int, int] | None = None) -> None:
+    def begin_step(self, rows: Rows, size: tuple[int, int] | None = None) -> None:
         """Say what the UNet is given next.
 
         Args:
-            rows: Whose the rows of the batch are, in order; None is for a row that is not to be recorded. A host can
-                split the batch into several calls of the UNet. Rows beyond those named are not recorded.
+            rows: Its rows. A host can split them over several calls of the UNet: see `RowOrder`. Rows beyond those
+                named are not recorded.
             size: Height and width of the latent pictures. Calls with others are not recorded, such as those of an
                 extension that makes a picture of tiles; None for any size.
         """
-        self._expected = list(rows)
+        self._expected = rows
         self._expected_size = size
 
     def release(self) -> None:
@@ -247,7 +172,7 @@ class Recorder:
         if self._expected_size not in (None, self._size):
             self._call = []
             return
-        of_call, self._expected = self._expected[: self._batch], self._expected[self._batch :]
+        of_call, self._expected = self._order(self._expected, self._batch, kwargs)
         self._call = [(row, text) for row, text in enumerate(of_call) if text is not None and text.words]
 
     def _hook(self, layer: str, attention: Any, place: Place, index: int) -> Any:
@@ -291,133 +216,6 @@ class Recorder:
             known.count += 1
 
 
-def newest_within(maps: Mapping[int, AttentionMaps], limit: int) -> list[int]:
-    """Return the numbers of the last pictures whose maps take so many bytes together at most; at least one."""
-    kept: list[int] = []
-    for number in sorted(maps, reverse=True):
-        limit -= maps[number].nbytes
-        if limit < 0 and kept:
-            break
-        kept.append(number)
-    return sorted(kept)
-
-
-class AttentionMaps:
-    """The attention maps of one picture.
-
-    Attributes:
-        size: Height and width of the maps: those of the latent picture, an eighth of the picture's.
-        words: The words that have a map, in the order of the prompt.
-        places: The blocks of the UNet in which they were recorded.
-        nbytes: How much memory they take, in bytes.
-    """
-
-    def __init__(self, recorded: Mapping[MappedText, Recorded]) -> None:
-        """Take what was recorded for the picture's texts, at least one."""
-        self._recorded = dict(recorded)
-        self.size = next(iter(self._recorded.values())).size
-        self.words = tuple(dict.fromkeys(word.text for text in self._recorded for word in text.words))
-        self.places = tuple(
-            sorted({key[0] for item in self._recorded.values() for key in item.sums}, key=lambda p: (p.side, p.block))
-        )
-        self.nbytes = sum(part.total.nbytes for item in self._recorded.values() for part in item.sums.values())
-
-    def tokens(self, word: str) -> tuple[Token, ...]:
-        """Return the tokens of a word, over all its mentions.
-
-        Raises:
-            NoMapError: There is no map of it.
-        """
-        return tuple(dict.fromkeys(token for _, item in self._mentions(word) for token in item.tokens))
-
-    def heat_map(self, word: str, layers: Layers | None = None) -> HeatMap:
-        """Return the map of a word: the mean over its tokens, and over layers and steps.
-
-        Args:
-            word: The word, without regard to case.
-            layers: Which layers, of those that were recorded; None for all.
-
-        Raises:
-            NoMapError: There is no map of this word, or none in these layers.
-        """
-        tokens = self.tokens(word)
-        return self._mean(word, tokens, {text: item.tokens for text, item in self._mentions(word)}, layers)
-
-    def token_maps(self, word: str, layers: Layers | None = None) -> list[HeatMap]:
-        """Return a map for each token of a word.
-
-        Raises:
-            NoMapError: As `heat_map`.
-        """
-        mentions = self._mentions(word)
-        return [
-            self._mean(
-                token.text, (token,), {text: (token,) for text, item in mentions if token in item.tokens}, layers
-            )
-            for token in self.tokens(word)
-        ]
-
-    def _mentions(self, word: str) -> list[tuple[MappedText, Word]]:
-        found = [
-            (text, item) for text in self._recorded for item in text.words if name_key(item.text) == name_key(word)
-        ]
-        if not found:
-            raise NoMapError(f"there is no map of '{word}': there are those of {', '.join(self.words)}")
-        return found
-
-    def _mean(
-        self,
-        word: str,
-        tokens: tuple[Token, ...],
-        by_text: Mapping[MappedText, Iterable[Token]],
-        layers: Layers | None,
-    ) -> HeatMap:
-        total, count = torch.zeros(self.size), 0
-        for text, of_text in by_text.items():
-            at = [text.rows.index(token.row) for token in of_text]
-            for (place, _, _), item in self._recorded[text].sums.items():
-                if layers is None or layers.include_place(place):
-                    total += _resized(item.total[at].sum(0), self.size)
-                    count += item.count * len(at)
-        if count == 0:
-            blocks = ", ".join(place.block for place in self.places)
-            raise NoMapError(f"there are no maps of these layers: there are those of {blocks}")
-        return HeatMap(word, tokens, (total / count).numpy())
-
-
-@dataclass(frozen=True, eq=False)
-class HeatMap:
-    """Where the cross-attention looked at a word.
-
-    Attributes:
-        word: The word.
-        tokens: Its tokens.
-        values: The probability at each place of the latent picture, [height, width], float32.
-    """
-
-    word: str
-    tokens: tuple[Token, ...]
-    values: npt.NDArray[np.float32]
-
-    @property
-    def peak(self) -> float:
-        """The greatest probability."""
-        return float(self.values.max())
-
-    @property
-    def relative(self) -> npt.NDArray[np.float32]:
-        """The map from 0, where its least is, to 1, where its peak is; 0 where it is the same everywhere."""
-        low = self.values.min()
-        span = self.values.max() - low
-        return (self.values - low) / span if span > 0 else np.zeros_like(self.values)
-
-    def overlay(self, picture: Image.Image) -> Image.Image:
-        """Return the picture with the map, as in `relative`, in colours over it."""
-        from alignit.maps.pictures import overlay  # noqa: PLC0415  # Pillow is for who wants a picture
-
-        return overlay(picture, self.relative)
-
-
 def _cross_attentions(unet: torch.nn.Module, levels: int, layers: Layers) -> Iterator[tuple[str, Any, Place]]:
     """Yield the chosen cross-attention layers of a UNet, with their names and places."""
     for name, attention in unet.named_modules():
@@ -440,12 +238,6 @@ def _size_at(size: tuple[int, int], places: int) -> tuple[int, int] | None:
         return height, width
     height = round(math.sqrt(places * size[0] / size[1]))
     return (height, places // height) if height and places % height == 0 else None
-
-
-def _resized(values: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    if tuple(values.shape) == size:
-        return values
-    return torch.nn.functional.interpolate(values[None, None], size, mode="bilinear", align_corners=False)[0, 0]
 
 
 def _full_precision(device: torch.device) -> AbstractContextManager[Any]:

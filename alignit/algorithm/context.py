@@ -1,0 +1,93 @@
+"""Injected rows at a UNet's entry: seen there, and taken out in the steps in which a concept is not wanted.
+
+A part of line 4 of Algorithm 1 (arXiv 2406.18893): see `alignit.algorithm.injection`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from alignit.algorithm.conditioning import Injected
+from alignit.algorithm.rows import context_name, locate, occurrences
+from alignit.algorithm.steps import StepRange
+
+
+class ContextRows:
+    """Watches a UNet's cross-attention context for injected rows, through a forward pre-hook at the UNet's entry.
+
+    The context passes as it is, but for concepts of whose steps the step at hand is none: their rows are replaced by
+    the base prompt's. Keys and values are linear in the rows, so every layer computes the base model's.
+    """
+
+    def __init__(self, prompts: Sequence[Injected], steps: Mapping[str, StepRange]) -> None:
+        """Take what to look for.
+
+        Args:
+            prompts: The prompts whose injected rows to look for.
+            steps: By concept, the steps in which it is injected; one that is not named, in all.
+        """
+        self._prompts = prompts
+        self._wanted = {name for prompt in prompts for name in prompt.rows.values()}
+        self._ranges = {name: steps[name] for name in self._wanted if name in steps and not steps[name].always}
+        self._inactive: set[str] = set()
+        self._seen: set[str] = set()
+        self._unet: torch.nn.Module | None = None
+        self._hook: torch.utils.hooks.RemovableHandle | None = None
+
+    @property
+    def seen(self) -> frozenset[str]:
+        """The concepts that the UNet got."""
+        return frozenset(self._seen)
+
+    def step(self, unet: torch.nn.Module, fraction: float) -> None:
+        """Watch this UNet, whose forward takes a context [rows, tokens, width], and no other.
+
+        Where nothing is left to do, after all concepts were seen and with no step range, there is no hook.
+
+        Args:
+            unet: The UNet.
+            fraction: The fraction of the sampling steps before the step that begins.
+        """
+        self._inactive = {name for name, steps in self._ranges.items() if not steps.is_active(fraction)}
+        if not self._ranges and self._seen >= self._wanted:
+            self.release()
+        elif unet is not self._unet:
+            self.release()
+            self._unet = unet
+            self._hook = unet.register_forward_pre_hook(self._on_forward, with_kwargs=True)
+
+    def release(self) -> None:
+        """Remove the hook."""
+        if self._hook is not None:
+            self._hook.remove()
+        self._hook = self._unet = None
+
+    def _on_forward(
+        self, _unet: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        name = context_name(kwargs)
+        context = kwargs[name] if name else args[2] if len(args) > 2 else None
+        if not isinstance(context, torch.Tensor):
+            return None
+        if not self._seen >= self._wanted:
+            self._look(context)
+        if not self._inactive:
+            return None
+        context = self._without_inactive(context)
+        if name:
+            return args, {**kwargs, name: context}
+        return (*args[:2], context, *args[3:]), kwargs
+
+    def _look(self, context: torch.Tensor) -> None:
+        for prompt in self._prompts:
+            self._seen.update(prompt.rows[row] for _, _, row in occurrences(context, prompt))
+
+    def _without_inactive(self, context: torch.Tensor) -> torch.Tensor:
+        restored = context.clone()
+        for (batch, token), (prompt, row) in locate(context, self._prompts).items():
+            if prompt.rows[row] in self._inactive:
+                restored[batch, token] = prompt.base[row].to(context)
+        return restored

@@ -1,0 +1,4 @@
+import torch
+
+device = torch.device("cpu")
+dtype = dtype_unet = torch.float32

@@ -1,0 +1,2 @@
+class UserMetadataEditor:
+    """The editor behind a card."""
