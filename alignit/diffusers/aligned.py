@@ -8,8 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from alignit.algorithm.controls import MAX_STRENGTH, Controls, ControlsError
+from alignit.algorithm.controls import MAX_STRENGTH, Controls
 from alignit.algorithm.injection import EncodedBatch, Injection, row_strength
+from alignit.algorithm.options import ControlsError
 from alignit.algorithm.prompts import base_chunk, dummy_chunk
 from alignit.algorithm.steps import StepRange
 from alignit.concepts.concept import Concept, ModelShapes
