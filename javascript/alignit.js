@@ -4,16 +4,6 @@
 const alignitEvery = 200; // milliseconds after which the page is looked at for changes, whoever made them
 const alignitPause = 600; // milliseconds without a change, after which the server is asked
 const alignitPatience = 60000; // milliseconds after which an answer is not waited for any more
-const alignitHints = {
-    strength: "0 is the class word alone, 1 is the paper's method, above 1 goes further than that.",
-    start: "Fraction of the sampling steps before which the concept is not yet there: its class word is.",
-    end: "Fraction of the sampling steps from which on the concept is not there any more: its class word is.",
-    suggest: "Add the nearest noun for each concept of the prompt that has no class word.",
-    compare: "Make each picture three times, with the same seed: class word alone, concept alone, AlignIT; and a grid.",
-    attention_maps: "Add a sheet behind each picture: where the model looked for each word. The picture stays the same.",
-    map_words: "Empty: every word of the prompt. Else words with commas, and after a semicolon layers or steps.",
-    remember: "Keep the class words of this prompt's concepts with their embeddings, for all later pictures.",
-};
 const alignitPanels = {};
 
 // A fixed text in the language of the page, with what stands in braces filled in. The WebUI finds translations by the
@@ -195,6 +185,34 @@ class AlignitPanel {
         );
     }
 
+    // Called by gradio with the report that "Copy report" has asked for.
+    async copy(text) {
+        this.report?.remove();
+        let copied = true;
+        try {
+            await navigator.clipboard.writeText(text);
+        } catch {
+            copied = this.copySelected(text); // no clipboard for a page without https from another machine
+        }
+        this.concepts.say(alignitText(copied ? "The report is copied." : "Copy the report from the field below."));
+    }
+
+    // Copies from a field with the text in it, and leaves it there where the browser does not allow that.
+    copySelected(text) {
+        const button = this.element("copy_report");
+        this.report = document.createElement("textarea");
+        this.report.className = "alignit-report";
+        this.report.readOnly = true;
+        this.report.value = text;
+        this.report.setAttribute("aria-label", alignitText("Report"));
+        button.parentElement.after(this.report);
+        this.report.select();
+        if (!document.execCommand("copy")) return false;
+        this.report.remove();
+        button.focus();
+        return true;
+    }
+
     write(words) {
         if (words === this.box.value) return;
         this.hurry = true;
@@ -207,7 +225,8 @@ class AlignitPanel {
 onUiLoaded(function() {
     for (const tab of ["txt2img", "img2img"]) {
         alignitPanel(`script_${tab}_alignit_`);
-        for (const [name, hint] of Object.entries(alignitHints)) {
+        const place = gradioApp().querySelector(`#script_${tab}_alignit_found [data-hints]`);
+        for (const [name, hint] of Object.entries(JSON.parse(place?.dataset.hints ?? "{}"))) {
             const element = gradioApp().getElementById(`script_${tab}_alignit_${name}`);
             if (element) element.title = alignitText(hint);
         }

@@ -6,6 +6,8 @@ For the concept at index i, with K_p and V_p of the base prompt and K', V' of th
 
 where s is the strength at the step, and 0 in the steps, layers, keys or values that were not chosen. s = 1 everywhere
 is line 4 of Algorithm 1 (arXiv 2406.18893).
+
+A control is a field of `Controls`, declared with the option that sets it (see `alignit.algorithm.options`).
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
+from alignit.algorithm.layers import Layers
+from alignit.algorithm.options import ControlsError, Documented, Option, read_option
 from alignit.algorithm.steps import StepRange
 
 MAX_STRENGTH = 2.0
@@ -22,29 +26,6 @@ FILLER = "*"
 CLASS_WORD = "class word"
 
 _NUMBER = r"(\d+(?:\.\d+)?|\.\d+)"
-_STRENGTH = re.compile(rf"(?:strength\s+)?{_NUMBER}")
-_STEPS = re.compile(rf"steps\s+{_NUMBER}\s*-\s*{_NUMBER}")
-_LAYERS = re.compile(r"layers\s+(.+)")
-_FILLER = re.compile(r"filler\s+(\S+)")
-_FLAGS: dict[str, dict[str, Any]] = {
-    "keys": {"keys": True, "values": False},
-    "values": {"keys": False, "values": True},
-    "keys and values": {"keys": True, "values": True},
-    CLASS_WORD: {"class_word": True},
-}
-_LEVELS = {"/1": 0, "/2": 1, "/4": 2, "/8": 3}
-_SIDES = {"down": "input", "mid": "middle", "up": "output"}
-_BLOCK = re.compile(r"(in|out)(\d\d)|m00")
-_LAYER = re.compile(r"(input|middle|output)_blocks?\.(\d+)\..*")
-
-HELP = (
-    f"strength 0.5, falling, rising, steps 0-0.5, keys, values, layers down mid up /2 in04, filler a, {CLASS_WORD}, "
-    "with a semicolon between two"
-)
-
-
-class ControlsError(ValueError):
-    """An option that cannot be used; the message says which and why."""
 
 
 class Schedule(Enum):
@@ -55,94 +36,17 @@ class Schedule(Enum):
     RISING = "rising"
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where in the UNet a layer is.
-
-    Attributes:
-        side: ``input``, ``middle`` or ``output``, as in LDM.
-        block: The block, ``in04``, ``m00``, ``out05``.
-        level: Its resolution, as the number of times that the latent picture's size was halved.
-    """
-
-    side: str
-    block: str
-    level: int
+def _strength(match: re.Match[str], _text: str) -> dict[str, Any]:
+    if float(match[1]) > MAX_STRENGTH:
+        raise ControlsError(f"the strength {match[1]} is not from 0 to {MAX_STRENGTH:g}")
+    return {"strength": float(match[1])}
 
 
-def place_of(layer: str, levels: int) -> Place:
-    """Return where a layer is.
-
-    Args:
-        layer: Its path (see `alignit.concepts.layer_names`).
-        levels: How many resolutions the UNet works at: 4 in SD1 and SD2, 3 in SDXL.
-
-    Raises:
-        ValueError: This is no layer as `alignit.concepts.layer_names` names them.
-    """
-    match = _LAYER.fullmatch(layer)
-    if match is None:
-        raise ValueError(f"'{layer}' is no layer of a UNet")
-    side, number = match[1], int(match[2])
-    block, level = {
-        "input": (f"in{number:02}", (number - 1) // 3),
-        "middle": ("m00", levels - 1),
-        "output": (f"out{number:02}", levels - 1 - number // 3),
-    }[side]
-    return Place(side, block, level)
-
-
-@dataclass(frozen=True)
-class Layers:
-    """A choice of cross-attention layers.
-
-    Attributes:
-        places: Parts of the UNet, ``down``, ``mid``, ``up``, and blocks of it, ``in04``, ``m00``, ``out05``, numbered
-            as in LDM. Empty: all.
-        levels: Resolutions, as the number of times that the latent picture's size was halved. Empty: all.
-    """
-
-    places: frozenset[str] = frozenset()
-    levels: frozenset[int] = frozenset()
-
-    @classmethod
-    def parse(cls, text: str) -> Layers:
-        """Read a choice as users write it: ``down mid``, ``/2 /4`` for half and a quarter of the size, ``in04``.
-
-        Raises:
-            ControlsError: A word of it is none of these.
-        """
-        words = text.lower().replace(",", " ").split()
-        if words == ["all"]:
-            return cls()
-        for word in words:
-            if word not in _SIDES and word not in _LEVELS and not _BLOCK.fullmatch(word):
-                raise ControlsError(
-                    f"there are no layers '{word}': write down, mid, up, /1, /2, /4, /8, in04, m00, out05"
-                )
-        levels = frozenset(_LEVELS[word] for word in words if word in _LEVELS)
-        return cls(frozenset(word for word in words if word not in _LEVELS), levels)
-
-    @property
-    def all(self) -> bool:
-        """Whether no layer is left out."""
-        return not self.places and not self.levels
-
-    def include(self, layer: str, levels: int) -> bool:
-        """Say whether a layer is chosen.
-
-        Args:
-            layer: Its path (see `alignit.concepts.layer_names`).
-            levels: How many resolutions the UNet works at: 4 in SD1 and SD2, 3 in SDXL.
-        """
-        return self.include_place(place_of(layer, levels))
-
-    def include_place(self, place: Place) -> bool:
-        """Say whether the layers of a place are chosen."""
-        sides = {_SIDES[name] for name in self.places if name in _SIDES}
-        return (not self.places or place.side in sides or place.block in self.places) and (
-            not self.levels or place.level in self.levels
-        )
+def _steps(match: re.Match[str], text: str) -> dict[str, Any]:
+    start, end = float(match[1]), float(match[2])
+    if not start <= end <= 1:
+        raise ControlsError(f"'{text}' is no range of steps: write two fractions from 0 to 1, as in steps 0-0.5")
+    return {"steps": StepRange(start, end)}
 
 
 @dataclass(frozen=True)
@@ -160,14 +64,108 @@ class Controls:
         class_word: Whether the class word alone is wanted: s is 0, whatever strength is named nearer to the concept.
     """
 
-    strength: float = 1.0
-    schedule: Schedule = Schedule.CONSTANT
-    steps: StepRange = field(default=StepRange())
-    keys: bool = True
-    values: bool = True
-    layers: Layers = field(default=Layers())
-    filler: str = FILLER
-    class_word: bool = False
+    strength: float = field(
+        default=1.0,
+        metadata=Option(
+            help="strength 0.5",
+            pattern=re.compile(rf"(?:strength\s+)?{_NUMBER}"),
+            read=_strength,
+            documented=(
+                Documented(
+                    "`0.5` or `strength 0.5`",
+                    "is 0.5",
+                    "from 0, the class word alone, to 2; above 1 goes further than the paper",
+                ),
+            ),
+        ).metadata,
+    )
+    schedule: Schedule = field(
+        default=Schedule.CONSTANT,
+        metadata=Option(
+            help="falling, rising",
+            pattern=re.compile("|".join(schedule.value for schedule in Schedule)),
+            read=lambda match, _text: {"schedule": Schedule(match[0])},
+            documented=(
+                Documented(
+                    "`falling`",
+                    "is s (1 - (f - a) / (b - a))",
+                    "f: the fraction of the steps before this one; a and b: where the chosen steps begin and end",
+                ),
+                Documented(
+                    "`rising`",
+                    "is s (f - a) / (b - a)",
+                    "so it nears the strength, and the last step is just below it",
+                ),
+            ),
+        ).metadata,
+    )
+    steps: StepRange = field(
+        default=StepRange(),
+        metadata=Option(
+            help="steps 0-0.5",
+            pattern=re.compile(rf"steps\s+{_NUMBER}\s*-\s*{_NUMBER}"),
+            read=_steps,
+            documented=(
+                Documented(
+                    "`steps 0-0.5`", "is 0 outside of these fractions of the steps", "hires fix is a pass of its own"
+                ),
+            ),
+        ).metadata,
+    )
+    keys: bool = field(
+        default=True,
+        metadata=Option(
+            help="keys, values",
+            pattern=re.compile("keys and values|keys|values"),
+            read=lambda match, _text: {"keys": match[0] != "values", "values": match[0] != "keys"},
+            documented=(
+                Documented("`keys`, `values`", "is 0 for the other of the two", "`keys and values` is both again"),
+            ),
+        ).metadata,
+    )
+    values: bool = True  # the option of keys sets both
+    layers: Layers = field(
+        default=Layers(),
+        metadata=Option(
+            help="layers down mid up /2 in04",
+            pattern=re.compile(r"layers\s+(.+)"),
+            read=lambda match, _text: {"layers": Layers.parse(match[1])},
+            documented=(
+                Documented(
+                    "`layers down mid up`",
+                    "is 0 in other layers",
+                    "also by resolution, `/1` `/2` `/4` `/8` for the latent's size divided by that, and by block, "
+                    "`in04`, `m00`, `out05`; `down /2` is what is both",
+                ),
+            ),
+            axis="Layers",
+        ).metadata,
+    )
+    filler: str = field(
+        default=FILLER,
+        metadata=Option(
+            help="filler a",
+            pattern=re.compile(r"filler\s+(\S+)"),
+            read=lambda match, _text: {"filler": match[1]},
+            documented=(Documented("`filler the`", "", "stands in the dummy prompt in the place of `*`; one token"),),
+            case_matters=True,
+        ).metadata,
+    )
+    class_word: bool = field(
+        default=False,
+        metadata=Option(
+            help=CLASS_WORD,
+            pattern=re.compile(CLASS_WORD),
+            read=lambda _match, _text: {"class_word": True},
+            documented=(
+                Documented(
+                    f"`{CLASS_WORD}`",
+                    "is 0",
+                    "whatever strength is named nearer to the concept: the class words alone",
+                ),
+            ),
+        ).metadata,
+    )
 
     def with_options(self, text: str) -> Controls:
         """Return these controls with the options of a text changed, such as ``0.5; keys; steps 0-0.5``.
@@ -178,32 +176,8 @@ class Controls:
         controls = self
         for option in (part.strip() for part in text.split(";")):
             if option:
-                controls = controls._with_option(option)
+                controls = replace(controls, **read_option(type(self), option))
         return replace(controls, strength=0.0) if controls.class_word else controls
-
-    def _with_option(self, option: str) -> Controls:
-        lower = " ".join(option.lower().split())
-        if match := _STRENGTH.fullmatch(lower):
-            if float(match[1]) > MAX_STRENGTH:
-                raise ControlsError(f"the strength {match[1]} is not from 0 to {MAX_STRENGTH:g}")
-            return replace(self, strength=float(match[1]))
-        if match := _STEPS.fullmatch(lower):
-            start, end = float(match[1]), float(match[2])
-            if not start <= end <= 1:
-                raise ControlsError(
-                    f"'{option}' is no range of steps: write two fractions from 0 to 1, as in steps 0-0.5"
-                )
-            return replace(self, steps=StepRange(start, end))
-        if match := _LAYERS.fullmatch(lower):
-            return replace(self, layers=Layers.parse(match[1]))
-        if match := _FILLER.fullmatch(option):
-            return replace(self, filler=match[1])
-        if lower in _FLAGS:
-            return replace(self, **_FLAGS[lower])
-        try:
-            return replace(self, schedule=Schedule(lower))
-        except ValueError:
-            raise ControlsError(f"'{option}' is no option: there are {HELP}") from None
 
     @property
     def uniform(self) -> bool:

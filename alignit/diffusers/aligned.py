@@ -8,8 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from alignit.algorithm.controls import MAX_STRENGTH, Controls, ControlsError
+from alignit.algorithm.controls import MAX_STRENGTH, Controls
 from alignit.algorithm.injection import EncodedBatch, Injection, row_strength
+from alignit.algorithm.options import ControlsError
 from alignit.algorithm.prompts import base_chunk, dummy_chunk
 from alignit.algorithm.steps import StepRange
 from alignit.concepts.concept import Concept, ModelShapes
@@ -68,7 +69,7 @@ class AlignIT:
         concept_strength: float = 1.0,
         concept_start: float = 0.0,
         concept_end: float = 1.0,
-        concept_controls: str = "",
+        concept_controls: str | Controls = "",
         **arguments: Any,
     ) -> Any:
         """Make pictures.
@@ -84,7 +85,8 @@ class AlignIT:
             concept_start: Fraction of the sampling steps before which nothing is injected.
             concept_end: Fraction of the sampling steps from which on nothing is injected.
             concept_controls: More of this, as text (see `alignit.algorithm.controls`): "keys; layers down mid". For one
-                concept it stands in the prompt, ``<my-cat=cat; 0.5; keys>``.
+                concept it stands in the prompt, ``<my-cat=cat; 0.5; keys>``. Or all of it, as `Controls`: strength and
+                steps are among them, so concept_strength, concept_start and concept_end are left out then.
             arguments: The pipeline's own: num_inference_steps, guidance_scale, generator, image, and so on.
 
         Returns:
@@ -124,7 +126,7 @@ class AlignIT:
         concept_strength: float = 1.0,
         concept_start: float = 0.0,
         concept_end: float = 1.0,
-        concept_controls: str = "",
+        concept_controls: str | Controls = "",
         clip_skip: int | None = None,
     ) -> Iterator[dict[str, Any]]:
         """Prepare the pipeline for pictures of a prompt, until the end of a ``with`` block.
@@ -295,16 +297,27 @@ def _levels(unet: Any) -> int:
     return len(unet.config.block_out_channels)
 
 
-def _checked(strength: float, start: float, end: float, options: str) -> Controls:
-    for name, value, largest in (("strength", strength, MAX_STRENGTH), ("start", start, 1), ("end", end, 1)):
-        if not 0 <= value <= largest:
-            raise AlignITError(f"concept_{name} must be from 0 to {largest:g}, not {value}")
-    if start > end:
-        raise AlignITError(f"concept_start ({start:g}) must not be greater than concept_end ({end:g})")
+def _checked(strength: float, start: float, end: float, options: str | Controls) -> Controls:
+    if isinstance(options, Controls):
+        if (strength, start, end) != (1, 0, 1):
+            raise AlignITError(
+                "Controls have their own strength and steps: leave concept_strength, concept_start and concept_end out"
+            )
+        _check_range("", options.strength, options.steps.start, options.steps.end)
+        return options.with_options("")
+    _check_range("concept_", strength, start, end)
     try:
         return Controls(strength, steps=StepRange(start, end)).with_options(options)
     except ControlsError as error:
         raise AlignITError(f"In concept_controls, {error}") from None
+
+
+def _check_range(prefix: str, strength: float, start: float, end: float) -> None:
+    for name, value, largest in (("strength", strength, MAX_STRENGTH), ("start", start, 1), ("end", end, 1)):
+        if not 0 <= value <= largest:
+            raise AlignITError(f"{prefix}{name} must be from 0 to {largest:g}, not {value}")
+    if start > end:
+        raise AlignITError(f"{prefix}start ({start:g}) must not be greater than {prefix}end ({end:g})")
 
 
 def _controls(prompts: Sequence[Parts], default: Controls) -> dict[str, Controls]:

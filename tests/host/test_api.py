@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+import alignit
 from tests.host.webui import ALIGNIT, Picture, WebUI
 
 CLIENT = ALIGNIT / "docs" / "examples" / "client.py"
@@ -60,6 +61,7 @@ def test_everything_to_make_the_picture_again_is_in_its_info(host: WebUI) -> Non
         "AlignIT strength: 0.8",
         "AlignIT start: 0.25",
         "AlignIT end: 0.75",
+        f"AlignIT version: {alignit.__version__}",
     ):
         assert part in ours[0].infotext
     assert 'TI hashes: "my-cat: ' in ours[0].infotext

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 from tests.host.conftest import Servers
 from tests.host.webui import Pictures, WebUI
@@ -112,3 +113,18 @@ def test_conditioning_that_another_extension_made_anew(faulty_host: WebUI, argum
     ours = generate(faulty_host, "foreign_conditioning", arguments)
     assert "my-cat reached the picture nowhere" in note(ours)
     assert ours == faulty_host.txt2img("a house")
+
+
+def test_the_report_has_what_went_wrong(faulty_host: WebUI) -> None:
+    generate(faulty_host, "splice", [True])
+    failure = faulty_host.get("/alignit/v1/report")["failures"][-1]
+    assert failure["doing"] == "AlignIT: error while encoding the prompt"
+    assert failure["error"] == "RuntimeError: raised as asked"
+    assert failure["frames"][-1].endswith("in fail")
+    text = requests.get(f"{faulty_host.url}/alignit/v1/report", params={"format": "text"}, timeout=60).text
+    assert "RuntimeError: raised as asked" in text
+    assert "my-cat" not in text
+    for _ in range(12):
+        generate(faulty_host, "splice", [True])
+    assert len(faulty_host.get("/alignit/v1/report")["failures"]) == 10
+    assert faulty_host.exceptions(clear=True)

@@ -488,6 +488,7 @@ TRANSLATIONS = {
     "End at": "Ende",
     "More controls": "Weitere Regler",
     "Suggest class words": "Vorschlagen",
+    "Copy report": "Bericht kopieren",
     "Remember class words": "Alle merken",
     "Add the nearest noun for each concept of the prompt that has no class word.": "Vorschlag für alle.",
     "my-cat=cat, my-dog=golden retriever": "meine-katze=Katze",
@@ -534,7 +535,7 @@ def test_the_panel_speaks_the_pages_language(browser: BrowserContext, german: We
     for text in ("Stärke", "Beginn", "Ende", "Weitere Regler", "Was es ist.", "AlignIT (de)"):
         expect(panel.get_by_text(text, exact=True).first).to_be_visible()
     expect(panel.get_by_text("Klassenwörter", exact=True)).to_be_visible()
-    for text in ("Vorschlagen", "Alle merken"):
+    for text in ("Vorschlagen", "Alle merken", "Bericht kopieren"):
         expect(panel.get_by_role("button", name=text, exact=True)).to_be_visible()
     expect(tab.part("suggest")).to_have_attribute("title", "Vorschlag für alle.")
     expect(tab.class_words).to_have_attribute("placeholder", "meine-katze=Katze")

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import platform
+from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 
+import alignit
 from tests.host.webui import WebUI
 
 INSPECT = "/alignit/v1/inspect"
+REPORT = "/alignit/v1/report"
 
 
 def refused(host: WebUI, payload: Any) -> str:
@@ -20,7 +24,7 @@ def refused(host: WebUI, payload: Any) -> str:
 
 def test_the_schema_is_in_the_hosts_docs(host: WebUI) -> None:
     schema = host.get("/openapi.json")
-    assert {"/alignit/v1/concepts", INSPECT} <= schema["paths"].keys()
+    assert {"/alignit/v1/concepts", "/alignit/v1/about", INSPECT, REPORT} <= schema["paths"].keys()
     prompt = schema["components"]["schemas"]["Prompt"]
     assert prompt["required"] == ["prompt"]
     assert set(prompt["properties"]) == {"prompt", "class_words", "controls"}
@@ -102,3 +106,54 @@ def test_looking_changes_nothing(host: WebUI) -> None:
     before = host.state()
     host.post(INSPECT, {"prompt": "a <my-cat=cat> and my-toy"})
     assert host.state() == before
+
+
+def test_about(host: WebUI) -> None:
+    about = host.get("/alignit/v1/about")
+    assert about["version"] == alignit.__version__
+    arguments = about["arguments"]["properties"]
+    assert list(arguments)[:3] == ["enabled", "class_words", "strength"]
+    assert (arguments["strength"]["minimum"], arguments["strength"]["maximum"]) == (0, 2)
+    assert all(argument["description"] for argument in arguments.values())
+    # What the schema says can be sent.
+    sent = {name: argument["default"] for name, argument in arguments.items()} | {"enabled": True}
+    assert host.txt2img("a my-cat", alignit=[sent]) == host.txt2img("a my-cat", alignit=[True])
+    assert {"written": "`falling`", "strength": "is s (1 - (f - a) / (b - a))"}.items() <= about["options"][1].items()
+
+
+def test_the_report_holds_what_is_asked_for_and_nothing_else(host: WebUI) -> None:
+    prompt = "a my-cat in a very secret place"
+    host.txt2img(prompt, alignit=[True])
+    secret = str(Path.home() / "secret")
+    host.options(alignit_deltas_folder=secret)
+    report = host.get(REPORT)
+    assert list(report["versions"]) == ["AlignIT", "Host", "Python", "torch", "gradio"]
+    assert report["versions"]["AlignIT"] == alignit.__version__
+    assert host.version in report["versions"]["Host"]
+    assert platform.system() in report["versions"]["Python"]
+    assert report["settings"]["alignit_deltas_folder"] == str(Path("~") / "secret")
+    assert report["settings"]["alignit_notes_in_info"] is True
+    installed = [concept["name"] for concept in host.get("/alignit/v1/concepts")]
+    assert sum(report["concepts"].values()) == len(installed)
+    assert 0 < report["fits"] < report["concepts"]["textual inversion"]
+    assert report["names"] is None
+    assert report["notes"][-1]["text"].startswith("'…' has no class word")
+    assert not any(note["prompts"] for note in report["notes"])
+    text = requests.get(host.url + REPORT, params={"format": "text"}, timeout=60).text
+    assert text.startswith(f"AlignIT: {alignit.__version__}\nHost: WebUI ")
+    for left_out in ("my-cat", "secret place", str(Path.home())):
+        assert left_out not in text
+        assert left_out not in str(report)
+
+    assert set(installed) == {name for names in host.get(REPORT, names=True)["names"].values() for name in names}
+    asked = host.get(REPORT, names=True, prompts=True, paths=True)
+    assert asked["notes"][-1]["prompts"] == [prompt]
+    assert asked["notes"][-1]["text"].startswith("'my-cat' has no class word")
+    assert asked["settings"]["alignit_deltas_folder"] == secret
+
+
+@pytest.mark.host_errors
+def test_a_report_of_something_else_is_refused(host: WebUI) -> None:
+    answer = requests.get(host.url + REPORT, params={"prompt": "true"}, timeout=60)
+    assert answer.status_code == 422
+    assert "there is no parameter 'prompt': there are names, prompts, paths, format" in answer.text

@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import requests
 from playwright.sync_api import BrowserContext, Route, expect
 
+import alignit
 from tests.host.browser import Tab, opened
 from tests.host.webui import Picture, WebUI
 
@@ -193,6 +195,35 @@ def test_remembered_class_words_survive_the_metadata_editor(page_host: WebUI, ta
     extra.get_by_text("Generation").click()
     picture = tab.generate(page_host.url)
     assert "AlignIT class words: my-cat=cat" in picture.infotext
+
+
+def test_the_report_is_copied(page_host: WebUI, browser: BrowserContext, tab: Tab) -> None:
+    browser.grant_permissions(["clipboard-read", "clipboard-write"])
+    try:
+        tab.open_panel()
+        expect(tab.part("version").and_(tab.page.locator(".prose"))).to_have_text(f"AlignIT {alignit.__version__}")
+        button = tab.panel.get_by_role("button", name="Copy report", exact=True)
+        assert "No prompts" in (button.get_attribute("title") or "")
+        tab.part("map_words").locator("textarea").focus()
+        tab.page.keyboard.press("Tab")
+        expect(button).to_be_focused()
+        tab.page.keyboard.press("Enter")
+        expect(tab.found.get_by_role("status")).to_have_text("The report is copied.")
+        copied = tab.page.evaluate("navigator.clipboard.readText()")
+        wanted = requests.get(f"{page_host.url}/alignit/v1/report", params={"format": "text"}, timeout=60).text
+        assert copied.splitlines() == wanted.splitlines()
+        assert copied.startswith(f"AlignIT: {alignit.__version__}\n")
+
+        # Without https the page of another machine has no clipboard; and then a browser can forbid the other way too.
+        tab.page.evaluate("Object.defineProperty(navigator, 'clipboard', {value: undefined})")
+        tab.page.evaluate("document.execCommand = () => false")
+        button.click()
+        field = tab.panel.get_by_role("textbox", name="Report", exact=True)
+        expect(field).to_be_focused()
+        expect(tab.found.get_by_role("status")).to_have_text("Copy the report from the field below.")
+        assert field.input_value().splitlines() == wanted.splitlines()
+    finally:
+        browser.clear_permissions()
 
 
 def test_after_reload_ui_the_panel_is_there_once_and_works(webui_dir: Path, browser: BrowserContext) -> None:

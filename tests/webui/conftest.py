@@ -63,7 +63,13 @@ class FakeHost:
         self.modules.scripts.scripts_data.append(SimpleNamespace(script_class=plot, module=self.xyz))
         self.models = importlib.import_module("fake_model")
         self.model = self.modules.sd_models.model_data.sd_model = self.models.Model()
-        # As the host does it: by its path, under its file's name.
+        self.load()
+
+    def load(self) -> None:
+        """Load AlignIT, as the host does when it starts and at each "Reload UI"."""
+        for name in [name for name in sys.modules if f"{name}.".startswith("alignit.webui.")]:
+            del sys.modules[name]
+        # By its path, under its file's name.
         spec = importlib.util.spec_from_file_location("alignit.py", SCRIPT)
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
@@ -149,7 +155,8 @@ def host(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
     finally:
         taken()
         sys.modules.update(before)
-        for name, module in before.items():  # what is imported from a package, or patched in it, is its attribute
-            package, _, child = name.rpartition(".")
-            if package in sys.modules:
-                setattr(sys.modules[package], child, module)
+        # A package holds its modules as well as `sys.modules` does.
+        for name, module in before.items():
+            package, _, own = name.rpartition(".")
+            if package:
+                setattr(sys.modules[package], own, module)

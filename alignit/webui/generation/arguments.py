@@ -1,58 +1,175 @@
-"""What a user can set for a generation, declared once: for the panel, the API, the info text and pasting it back."""
+"""What a user can set for a generation, declared once: for the panel, its axes, the API, the info text and pasting it.
+
+Whatever lists arguments reads the list here, by `Arguments.declared`; a new one is a new field, at the end.
+"""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from alignit.algorithm.controls import MAX_STRENGTH, Controls, ControlsError
+from alignit.algorithm.controls import MAX_STRENGTH, Controls
+from alignit.algorithm.options import options_of
 from alignit.algorithm.steps import StepRange
 from alignit.maps.words import MapChoice
-from alignit.prompt.class_words import ClassWordError, ClassWords
+from alignit.prompt.class_words import ClassWords
+from alignit.webui.generation.declarations import (
+    SWITCH,
+    Argument,
+    ArgumentsError,
+    Axis,
+    Declaration,
+    Paste,
+    arguments_of,
+)
+
+__all__ = ["Arguments", "ArgumentsError"]
 
 
-class ArgumentsError(Exception):
-    """Arguments that cannot be used; the message says which and why.
+def _steps(text: str) -> dict[str, Any]:
+    start, _dash, end = text.partition("-")
+    try:
+        return {"start": float(start), "end": float(end)}
+    except ValueError:
+        raise ArgumentsError(f"AlignIT: '{text}' is no range of steps: write two fractions, as in 0-0.5") from None
 
-    The host's API makes its answer of the attributes ``status_code`` and ``detail`` of an exception.
+
+@dataclass(frozen=True)
+class PlotAxis:
+    """An axis of the WebUI's X/Y/Z plot.
+
+    Attributes:
+        label: What stands for it in the plot, after AlignIT's name.
+        kind: The type of its values.
+        values: Gives the arguments that a value stands for; raises `ArgumentsError`.
+        option: Gives the same as an option of the controls, from these arguments by name; empty where there is none.
+        choices: Values to choose from, or None where users type them.
     """
 
-    def __init__(self, detail: str) -> None:
-        super().__init__(detail)
-        self.status_code = 422
-        self.detail = detail
+    label: str
+    kind: type
+    values: Callable[[Any], dict[str, Any]]
+    option: Callable[..., str]
+    choices: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
 class Arguments:
     """The arguments of a generation, in the order of the API's list; new ones are added at the end only.
 
-    Attributes:
-        enabled: Whether AlignIT does anything at all.
-        class_words: Class words by concept, ``my-cat=cat, my-dog=dog``; a word alone is for every other concept.
-        strength: Blend of keys and values: 0 is the class word's, 1 the paper's, above 1 extrapolates.
-        start: Fraction of the sampling steps before which nothing is injected.
-        end: Fraction of the sampling steps from which on nothing is injected.
-        controls: More of this, for all concepts that have no options of their own: see `alignit.algorithm.controls`.
-        compare: Whether each picture is made three times: class word alone, concept alone, AlignIT.
-        attention_maps: Whether attention maps are made. They are looked at and change no picture, so that neither this
-            nor ``map_words`` is in the info text, and pasting one leaves both as they are.
-        map_words: Of which words, and in which layers and steps: see `alignit.maps.words`.
+    Each is declared with its field: see `Declaration`.
     """
 
-    enabled: bool = field(default=False, metadata={"label": "AlignIT"})
-    class_words: str = field(default="", metadata={"label": "Class words", "infotext": "AlignIT class words"})
-    strength: float = field(
-        default=1.0, metadata={"label": "Strength", "infotext": "AlignIT strength", "range": (0, MAX_STRENGTH)}
+    enabled: bool = field(
+        default=False,
+        metadata=Declaration(
+            label="AlignIT",
+            description="Whether AlignIT does anything.",
+            paste=Paste.SWITCH,
+            axis=Axis("On or off"),
+        ).metadata,
     )
-    start: float = field(default=0.0, metadata={"label": "Start at", "infotext": "AlignIT start", "range": (0, 1)})
-    end: float = field(default=1.0, metadata={"label": "End at", "infotext": "AlignIT end", "range": (0, 1)})
-    controls: str = field(default="", metadata={"label": "More controls", "infotext": "AlignIT controls"})
-    compare: bool = field(default=False, metadata={"label": "Compare"})
-    attention_maps: bool = field(default=False, metadata={"label": "Attention maps"})
-    map_words: str = field(default="", metadata={"label": "Words to map"})
+    class_words: str = field(
+        default="",
+        metadata=Declaration(
+            label="Class words",
+            description="Class words by concept, `my-cat=cat, my-dog=golden retriever`. A word on its own is for every "
+            "concept that the list does not name. A class word in the prompt, `<my-cat=cat>`, comes first.",
+            info="What each concept is, in ordinary words. <my-cat=cat> in the prompt does the same.",
+            placeholder="my-cat=cat, my-dog=golden retriever",
+            check=lambda text: ClassWords(text, Controls().with_options),
+            infotext="AlignIT class words",
+            paste=Paste.WRITTEN,
+            axis=Axis("Class words"),
+        ).metadata,
+    )
+    strength: float = field(
+        default=1.0,
+        metadata=Declaration(
+            label="Strength",
+            description="0 is the class word alone, 1 the paper, above 1 extrapolates.",
+            hint="0 is the class word alone, 1 is the paper's method, above 1 goes further than that.",
+            row="steps",
+            limits=(0, MAX_STRENGTH),
+            infotext="AlignIT strength",
+            paste=Paste.WRITTEN,
+            axis=Axis("Strength", option=lambda strength: f"strength {strength:g}"),
+        ).metadata,
+    )
+    start: float = field(
+        default=0.0,
+        metadata=Declaration(
+            label="Start at",
+            description="Fraction of the sampling steps before which nothing is injected.",
+            hint="Fraction of the sampling steps before which the concept is not yet there: its class word is.",
+            row="steps",
+            infotext="AlignIT start",
+            paste=Paste.WRITTEN,
+            axis=Axis("Steps", _steps, option=lambda start, end: f"steps {start:g}-{end:g}"),
+        ).metadata,
+    )
+    end: float = field(
+        default=1.0,
+        metadata=Declaration(
+            label="End at",
+            description="Fraction of the sampling steps from which on nothing is injected.",
+            hint="Fraction of the sampling steps from which on the concept is not there any more: its class word is.",
+            row="steps",
+            infotext="AlignIT end",
+            paste=Paste.WRITTEN,
+        ).metadata,
+    )
+    controls: str = field(
+        default="",
+        metadata=Declaration(
+            label="More controls",
+            description="Options for all concepts that have none of their own, such as `keys; layers down mid`.",
+            info="For all concepts; for one of them in the prompt: <my-cat=cat; 0.5; keys>.",
+            placeholder="keys; layers down mid; falling",
+            check=lambda text: Controls().with_options(text),
+            infotext="AlignIT controls",
+            paste=Paste.DEFAULT,
+            axis=Axis("Controls"),
+        ).metadata,
+    )
+    compare: bool = field(
+        default=False,
+        metadata=Declaration(
+            label="Compare",
+            description="Whether each picture is made three times, class word alone, concept alone and AlignIT, after "
+            "a labelled grid of them.",
+            hint="Make each picture three times, with the same seed: class word alone, concept alone, AlignIT; and a "
+            "grid.",
+        ).metadata,
+    )
+    attention_maps: bool = field(
+        default=False,
+        metadata=Declaration(
+            label="Attention maps",
+            description="Whether there is a sheet with attention maps behind the pictures, one for each of them, and "
+            "the maps over the API. They are looked at and change no picture.",
+            hint="Add a sheet behind each picture: where the model looked for each word. The picture stays the same.",
+            row="maps",
+        ).metadata,
+    )
+    map_words: str = field(
+        default="",
+        metadata=Declaration(
+            label="Words to map",
+            description="Of which words, in which layers and steps: `cat, ball; down mid; steps 0-0.5`. Empty: of "
+            "every word.",
+            hint="Empty: every word of the prompt. Else words with commas, and after a semicolon layers or steps.",
+            placeholder="cat, ball; down mid; steps 0-0.5",
+            row="maps",
+            check=MapChoice.parse,
+        ).metadata,
+    )
+
+    @classmethod
+    def declared(cls) -> tuple[Argument, ...]:
+        """Return the arguments, in the order of the API's list."""
+        return arguments_of(cls)
 
     @classmethod
     def from_list(cls, values: Sequence[Any]) -> Arguments:
@@ -64,12 +181,12 @@ class Arguments:
         given = cls.named(values)
         if given.get("enabled") is False:
             return cls()  # what stands in a panel that is off is nobody's mistake
-        names = _names()
-        unknown = [str(name) for name in given if name not in names]
+        known = {item.name: item for item in cls.declared()}
+        unknown = [str(name) for name in given if name not in known]
         if unknown:
-            raise ArgumentsError(f"AlignIT has no argument '{unknown[0]}': there are {', '.join(names)}")
+            raise ArgumentsError(f"AlignIT has no argument '{unknown[0]}': there are {', '.join(known)}")
         # The host passes None where a caller left something out.
-        arguments = cls(**{name: _checked(name, value) for name, value in given.items() if value is not None})
+        arguments = cls(**{name: known[name].checked(value) for name, value in given.items() if value is not None})
         if arguments.start > arguments.end:
             raise ArgumentsError(
                 f"AlignIT: start ({arguments.start:g}) must not be greater than end ({arguments.end:g})"
@@ -83,7 +200,7 @@ class Arguments:
         Raises:
             ArgumentsError: There are too many.
         """
-        names = _names()
+        names = [item.name for item in cls.declared()]
         if values and isinstance(values[0], Mapping):
             # The host fills the positions after the mapping with the defaults.
             return dict(values[0])
@@ -98,55 +215,58 @@ class Arguments:
         """How concepts are put in that have no options of their own."""
         return Controls(self.strength, steps=StepRange(self.start, self.end)).with_options(self.controls)
 
+    @classmethod
+    def schema(cls) -> dict[str, Any]:
+        """Describe the arguments by name as JSON Schema, in their order."""
+        properties = {item.name: item.schema() for item in cls.declared()}
+        return {"title": "AlignIT", "type": "object", "properties": properties, "additionalProperties": False}
 
-def _names() -> list[str]:
-    return [item.name for item in dataclasses.fields(Arguments)]
+    @classmethod
+    def axes(cls) -> list[PlotAxis]:
+        """Return the axes of a plot: those of the arguments, and before those of the controls those of each option."""
+        axes = []
+        for item in cls.declared():
+            if item.name == "controls":
+                axes += [_option_axis(option.axis, option.keyword) for option in options_of(Controls) if option.axis]
+            axis = item.declared.axis
+            if axis is not None:
+                kind = str if axis.read or isinstance(item.default, bool) else type(item.default)
+                choices = tuple(SWITCH) if isinstance(item.default, bool) else None
+                axes.append(PlotAxis(axis.label, kind, item.axis_values, axis.option or _no_option, choices))
+        return axes
+
+
+def _option_axis(label: str, keyword: str) -> PlotAxis:
+    return PlotAxis(label, str, lambda text: {"controls": f"{keyword} {text}"}, _no_option)
+
+
+def _no_option(**_values: Any) -> str:
+    return ""
+
+
+def restored_by(item: Argument) -> str | Callable[[Mapping[str, str]], Any] | None:
+    """Return how an argument's field is restored from a picture's info: a key of it, or what is called with all of it.
+
+    None where pasting leaves the field as it is. The host leaves a field as it is too where its key is absent.
+    """
+    key, default = item.declared.infotext, item.default
+    if item.declared.paste is Paste.SWITCH:
+        return was_enabled
+    if item.declared.paste is Paste.DEFAULT:
+        return lambda params: params.get(key, default)
+    return key if item.declared.paste is Paste.WRITTEN else None
+
+
+def was_enabled(params: Mapping[str, str]) -> bool:
+    """Say from a picture's info whether AlignIT was on: a key that is absent would leave the checkbox as it is."""
+    return infotext_key("class_words") in params
+
+
+def declaration(name: str) -> Declaration:
+    """Return what is declared of an argument."""
+    return next(item.declared for item in Arguments.declared() if item.name == name)
 
 
 def infotext_key(name: str) -> str:
     """Return the key under which an argument stands in a picture's info text."""
-    return str(_field(name).metadata["infotext"])
-
-
-def label(name: str) -> str:
-    """Return an argument's label in the panel."""
-    return str(_field(name).metadata["label"])
-
-
-def value_range(name: str) -> tuple[float, float]:
-    """Return the smallest and the largest value of a numeric argument."""
-    low, high = _field(name).metadata["range"]
-    return low, high
-
-
-def _field(name: str) -> dataclasses.Field[Any]:
-    return next(item for item in dataclasses.fields(Arguments) if item.name == name)
-
-
-_TEXTS = {
-    "class_words": lambda text: ClassWords(text, Controls().with_options),
-    "controls": Controls().with_options,
-    "map_words": MapChoice.parse,
-}
-
-
-def _checked(name: str, value: Any) -> Any:
-    default = _field(name).default
-    if isinstance(default, bool):
-        if not isinstance(value, bool):
-            raise ArgumentsError(f"AlignIT: {name} must be true or false, not {value!r}")
-        return value
-    if isinstance(default, str):
-        if not isinstance(value, str):
-            raise ArgumentsError(f"AlignIT: {name} must be text, not {value!r}")
-        try:
-            _TEXTS[name](value)
-        except (ClassWordError, ControlsError) as error:
-            raise ArgumentsError(f"AlignIT: {error}") from None
-        return value
-    low, high = value_range(name)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ArgumentsError(f"AlignIT: {name} must be a number from {low:g} to {high:g}, not {value!r}")
-    if not low <= value <= high:
-        raise ArgumentsError(f"AlignIT: {name} must be from {low:g} to {high:g}, not {str(value)[:20]}")
-    return float(value)
+    return declaration(name).infotext

@@ -9,7 +9,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, replace
 from typing import Any
 
-from alignit.algorithm.controls import FILLER, Controls, ControlsError
+from alignit.algorithm.controls import FILLER, Controls
+from alignit.algorithm.options import ControlsError
 from alignit.prompt.class_words import ClassWords
 from alignit.prompt.problems import (
     ClassWordAlone,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from alignit.webui.host.recent import RECENT
 from alignit.webui.settings import notes_in_info
 
 INFOTEXT_KEY = "AlignIT note"
@@ -21,6 +22,7 @@ class Notes:
         """Add a note."""
         if note not in self._said:
             self._said.append(note)
+            RECENT.note(note, _prompts(self._p))
             self._p.comment(f"AlignIT: {note}")
             if not notes_in_info() and not getattr(self._p, "is_api", False):
                 return
@@ -33,3 +35,8 @@ class Notes:
     def __bool__(self) -> bool:
         """Whether anything was said."""
         return bool(self._said)
+
+
+def _prompts(p: Any) -> list[str]:
+    prompts = getattr(p, "all_prompts", None) or getattr(p, "prompt", "")
+    return [prompts] if isinstance(prompts, str) else [f"{prompt}" for prompt in prompts or ()]

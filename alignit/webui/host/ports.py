@@ -369,7 +369,7 @@ class LifeCycle(Protocol):
     """When the host calls, and what it is told."""
 
     def report(self, message: str, *, traceback: bool = True) -> None:
-        """Write an error to the console, with the traceback of the one that is being handled."""
+        """Write an error to the console, with the traceback of the one that is being handled; kept for a report."""
 
     def refuse(self, p: Any, error: Exception) -> None:
         """Have a generation fail with an error for the caller of the API; called before it begins."""
@@ -396,6 +396,10 @@ class LifeCycle(Protocol):
 
 class Host(Protocol):
     """A host: everything above."""
+
+    @property
+    def version(self) -> str:
+        """Its name and version."""
 
     @property
     def options(self) -> Options:

@@ -1,4 +1,4 @@
-"""AlignIT's own JSON API, beside the WebUI's: concepts, what a prompt becomes, and the last attention maps.
+"""AlignIT's own JSON API, beside the WebUI's: concepts, what a prompt becomes, the last attention maps, and a report.
 
 Its schema stands in the WebUI's ``/docs``. It is there with the WebUI's own API, ``--api``, behind the same password.
 """
@@ -13,18 +13,23 @@ from enum import Enum
 from typing import Any
 
 from fastapi import FastAPI, HTTPException, Query, Request
+from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, Extra, Field
 
-from alignit.algorithm.controls import ControlsError, Layers
+from alignit import __version__
+from alignit.algorithm.controls import Controls
+from alignit.algorithm.layers import Layers
+from alignit.algorithm.options import ControlsError, options_of
 from alignit.maps.pictures import grey
 from alignit.maps.result import HeatMap, NoMapError
 from alignit.prompt.class_words import remembered_or_none
+from alignit.webui.generation.arguments import Arguments, declaration
 from alignit.webui.generation.inspection import InspectionError, inspect_prompt
 from alignit.webui.generation.maps import KEPT, KeptPicture
 from alignit.webui.host import host
-from alignit.webui.networks.embeddings import all_embeddings
 from alignit.webui.networks.networks import methods
-from alignit.webui.networks.table import NETWORKS
+from alignit.webui.ui.installed import installed
+from alignit.webui.ui.report import make_report
 
 _PREFIX = "/alignit/v1"
 _MAX_TEXT = 100_000  # characters; the host has no use for longer prompts, and would take minutes to read one
@@ -44,6 +49,11 @@ class InstalledConcept(BaseModel):  # type: ignore[misc]
     fits: bool | None = Field(title="Fits", description="Whether it fits the loaded model; null: known once it is used")
 
 
+def _as_argument(name: str) -> Any:
+    declared = declaration(name)
+    return Field("", title=declared.label, description=declared.description, max_length=_MAX_TEXT)
+
+
 class Prompt(BaseModel):  # type: ignore[misc]
     """A prompt to look at."""
 
@@ -53,8 +63,8 @@ class Prompt(BaseModel):  # type: ignore[misc]
         extra = Extra.forbid
 
     prompt: str = Field(title="Prompt", description="As it would be sent to txt2img", max_length=_MAX_TEXT)
-    class_words: str = Field("", title="Class words", description="As the script's argument", max_length=_MAX_TEXT)
-    controls: str = Field("", title="Controls", description="As the script's argument", max_length=_MAX_TEXT)
+    class_words: str = _as_argument("class_words")
+    controls: str = _as_argument("controls")
 
 
 class SeenConcept(BaseModel):  # type: ignore[misc]
@@ -131,6 +141,56 @@ class LastMaps(BaseModel):  # type: ignore[misc]
     pictures: list[PictureMaps]
 
 
+class SeenOption(BaseModel):  # type: ignore[misc]
+    """An option of a concept, or several that belong together."""
+
+    written: str = Field(description="How it is written")
+    strength: str = Field(description="What s is with it: 0 is the class word alone, 1 the paper; may be empty")
+    meaning: str
+
+
+class About(BaseModel):  # type: ignore[misc]
+    """What AlignIT is, and what its script takes."""
+
+    version: str = Field(description="AlignIT's version")
+    arguments: dict[str, Any] = Field(description="The script's arguments by name, in their order, as JSON Schema")
+    options: list[SeenOption] = Field(description="The options that controls, class words and prompts take")
+
+
+class ReportFormat(str, Enum):
+    """How the report is sent."""
+
+    JSON = "json"
+    TEXT = "text"
+
+
+class SaidNote(BaseModel):  # type: ignore[misc]
+    """A note about a generation."""
+
+    text: str
+    prompts: list[str] = Field(description="The generation's prompts, where asked for")
+
+
+class Failure(BaseModel):  # type: ignore[misc]
+    """An exception that AlignIT caught."""
+
+    doing: str = Field(description="What it was doing")
+    error: str = Field(description="The exception")
+    frames: list[str] = Field(description="Where it was raised, the innermost last")
+
+
+class SentReport(BaseModel):  # type: ignore[misc]
+    """A report for whoever looks for a fault."""
+
+    versions: dict[str, str]
+    settings: dict[str, Any] = Field(description="AlignIT's settings")
+    concepts: dict[str, int] = Field(description="How many concepts are installed, by method")
+    fits: int = Field(description="How many embeddings fit the loaded model")
+    names: dict[str, list[str]] | None = Field(description="The concepts by method, where asked for")
+    notes: list[SaidNote] = Field(description="AlignIT's last notes, the newest last")
+    failures: list[Failure] = Field(description="The last exceptions that it caught, the newest last")
+
+
 def add_routes(app: FastAPI) -> None:
     """Add the routes; the host calls this once its application has started."""
     if not host().options.flag("api", False):
@@ -155,6 +215,24 @@ def add_routes(app: FastAPI) -> None:
         summary="Look at a prompt: its concepts, their class words, base and dummy prompts as tokens",
     )
     app.add_api_route(
+        f"{_PREFIX}/about",
+        about,
+        methods=["GET"],
+        response_model=About,
+        dependencies=dependencies,
+        tags=["AlignIT"],
+        summary="Get AlignIT's version, and what its script takes",
+    )
+    app.add_api_route(
+        f"{_PREFIX}/report",
+        report,
+        methods=["GET"],
+        response_model=SentReport,
+        dependencies=dependencies,
+        tags=["AlignIT"],
+        summary="Get a report to post with a question: versions, settings, the last notes and exceptions",
+    )
+    app.add_api_route(
         f"{_PREFIX}/attention-maps",
         attention_maps,
         methods=["GET"],
@@ -170,28 +248,16 @@ def add_routes(app: FastAPI) -> None:
 
 def concepts() -> list[InstalledConcept]:
     """List the embeddings, Custom Diffusion files and CatVersion adapters that are installed."""
-    found = [
+    return [
         InstalledConcept(
-            name=embedding.name,
-            method="textual inversion",
-            prompt=embedding.name,
-            class_word=remembered_or_none(embedding.filename),
-            fits=fits,
+            name=one.name,
+            method=one.method,
+            prompt=one.prompt,
+            class_word=remembered_or_none(one.file),
+            fits=one.fits,
         )
-        for embedding, fits in all_embeddings()
+        for one in installed()
     ]
-    for network in NETWORKS:
-        found += [
-            InstalledConcept(
-                name=name,
-                method=network.method,
-                prompt=network.mark(name),
-                class_word=remembered_or_none(path),
-                fits=None,
-            )
-            for name, path in network.library.named().items()
-        ]
-    return found
 
 
 def inspect(request: Prompt) -> dict[str, Any]:
@@ -202,6 +268,28 @@ def inspect(request: Prompt) -> dict[str, Any]:
             return asdict(inspect_prompt(request.prompt, request.class_words, request.controls))
     except (InspectionError, ControlsError) as error:
         raise HTTPException(422, f"AlignIT: {error}") from None
+
+
+def about() -> About:
+    """Get AlignIT's version, and what its script takes."""
+    options = [asdict(row) for option in options_of(Controls) for row in option.documented]
+    return About(version=__version__, arguments=Arguments.schema(), options=options)
+
+
+_REPORT_FORMAT = Query(ReportFormat.JSON, alias="format", description="json, or text as the panel's button copies it")
+
+
+def report(
+    request: Request,
+    names: bool = Query(False, description="Name the concepts"),
+    prompts: bool = Query(False, description="With the prompts of the last notes, and what these quote"),
+    paths: bool = Query(False, description="With whole paths"),
+    report_format: ReportFormat = _REPORT_FORMAT,
+) -> Any:
+    """Get a report to post with a question; no prompts, names or paths of the user's folder unless asked for."""
+    _check_query(request, ("names", "prompts", "paths", "format"))
+    made = make_report(names, prompts, paths)
+    return PlainTextResponse(made.text) if report_format is ReportFormat.TEXT else asdict(made)
 
 
 _FORMAT = Query(MapFormat.PNG, alias="format", description="png or values")
@@ -216,10 +304,7 @@ def attention_maps(
     map_format: MapFormat = _FORMAT,
 ) -> LastMaps:
     """Get the attention maps of the last generation that had them on."""
-    known = ("picture", "word", "layers", "tokens", "format")
-    unknown = [name for name in request.query_params if name not in known]
-    if unknown:
-        raise HTTPException(422, f"AlignIT: there is no parameter '{unknown[0]}': there are {', '.join(known)}")
+    _check_query(request, ("picture", "word", "layers", "tokens", "format"))
     kept = KEPT.pictures
     if not kept:
         raise HTTPException(404, "AlignIT: there are no attention maps yet: make a picture with attention_maps on")
@@ -241,6 +326,12 @@ def attention_maps(
         raise HTTPException(422, f"AlignIT: {error}") from None
     except NoMapError as error:
         raise HTTPException(404, f"AlignIT: {error}") from None
+
+
+def _check_query(request: Request, known: Sequence[str]) -> None:
+    unknown = [name for name in request.query_params if name not in known]
+    if unknown:
+        raise HTTPException(422, f"AlignIT: there is no parameter '{unknown[0]}': there are {', '.join(known)}")
 
 
 def _picture_maps(

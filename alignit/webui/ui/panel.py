@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import html
+import json
 from collections.abc import Callable
+from contextlib import nullcontext
+from itertools import groupby
 from typing import Any
 
 import gradio as gr
 from modules import ui_components
 
-from alignit.webui.generation.arguments import Arguments, infotext_key, label, value_range
+from alignit import __version__
+from alignit.webui.generation.arguments import Arguments, restored_by
+from alignit.webui.generation.declarations import Argument
 from alignit.webui.ui.panel_concepts import answer, page_constants
+from alignit.webui.ui.report import report_text
+
+_BUTTON_HINTS = {
+    "suggest": "Add the nearest noun for each concept of the prompt that has no class word.",
+    "remember": "Keep the class words of this prompt's concepts with their embeddings, for all later pictures.",
+    "copy_report": "Copy versions, settings, the last notes and errors, to post with a question. No prompts, no names.",
+}
 
 
 class Panel:
@@ -29,67 +41,35 @@ class Panel:
             prompt: The tab's prompt box, or None where there is no page, as when the host's API asks for defaults.
             styles: The tab's choice of styles, or None.
         """
-        defaults = Arguments()
+        self._elem_id = elem_id
+        # The panel itself is the first argument's field.
+        switch, *arguments = Arguments.declared()
         with ui_components.InputAccordion(
-            defaults.enabled, label=label("enabled"), elem_id=elem_id("enabled")
+            switch.default, label=switch.declared.label, elem_id=elem_id(switch.name)
         ) as enabled:
             # Filled in the browser, by javascript/alignit_concepts.js.
-            constants = " ".join(f'data-{name}="{html.escape(text)}"' for name, text in page_constants().items())
-            gr.HTML(f"<div {constants}></div>", elem_id=elem_id("found"), elem_classes=["alignit-found"])
-            class_words = gr.Textbox(
-                value=defaults.class_words,
-                label=label("class_words"),
-                placeholder="my-cat=cat, my-dog=golden retriever",
-                info="What each concept is, in ordinary words. <my-cat=cat> in the prompt does the same.",
-                elem_id=elem_id("class_words"),
-            )
-            with gr.Row(elem_classes=["alignit-row"]):
-                suggest = gr.Button("Suggest class words", size="sm", elem_id=elem_id("suggest"))
-                remember = gr.Button("Remember class words", size="sm", elem_id=elem_id("remember"))
-                look = gr.Button("Look for concepts", visible=False, elem_id=elem_id("look"))  # javascript presses it
-                question, answered = (gr.Textbox(visible=False, elem_id=elem_id(name)) for name in ("asked", "answer"))
-                for hidden in (question, answered):
-                    hidden.do_not_save_to_config = True
-            with gr.Row(elem_classes=["alignit-row"]):
-                strength, start, end = (
-                    gr.Slider(
-                        *value_range(name),
-                        value=getattr(defaults, name),
-                        step=0.05,
-                        label=label(name),
-                        elem_id=elem_id(name),
-                    )
-                    for name in ("strength", "start", "end")
-                )
-            controls = gr.Textbox(
-                value=defaults.controls,
-                label=label("controls"),
-                placeholder="keys; layers down mid; falling",
-                info="For all concepts; for one of them in the prompt: <my-cat=cat; 0.5; keys>.",
-                elem_id=elem_id("controls"),
-            )
-            compare = gr.Checkbox(defaults.compare, label=label("compare"), elem_id=elem_id("compare"))
-            with gr.Row(elem_classes=["alignit-row"]):
-                attention_maps = gr.Checkbox(
-                    value=defaults.attention_maps, label=label("attention_maps"), elem_id=elem_id("attention_maps")
-                )
-                map_words = gr.Textbox(
-                    value=defaults.map_words,
-                    label=label("map_words"),
-                    placeholder="cat, ball; down mid; steps 0-0.5",
-                    elem_id=elem_id("map_words"),
-                )
-        self.components = [enabled, class_words, strength, start, end, controls, compare, attention_maps, map_words]
+            hints = {item.name: item.declared.hint for item in arguments if item.declared.hint} | _BUTTON_HINTS
+            constants = page_constants() | {"hints": json.dumps(hints)}
+            data = " ".join(f'data-{name}="{html.escape(text)}"' for name, text in constants.items())
+            gr.HTML(f"<div {data}></div>", elem_id=elem_id("found"), elem_classes=["alignit-found"])
+            fields: dict[str, Any] = {switch.name: enabled}
+            for row, items in groupby(arguments, key=lambda item: item.declared.row):
+                with gr.Row(elem_classes=["alignit-row"]) if row else nullcontext():
+                    for item in items:
+                        fields[item.name] = self._field(item)
+                        if item.name == "class_words":
+                            suggest, remember, look, question, answered = self._class_word_buttons()
+            with gr.Row(elem_classes=["alignit-row", "alignit-foot"]):
+                gr.HTML(f'<span class="alignit-version">AlignIT {__version__}</span>', elem_id=elem_id("version"))
+                copy = gr.Button("Copy report", size="sm", elem_id=elem_id("copy_report"))
+                report = self._hidden("report")
+        self.components = list(fields.values())
         self.paste_fields = [
-            (enabled, was_enabled),
-            *(
-                (component, infotext_key(name))
-                for component, name in zip(
-                    self.components[1:5], ("class_words", "strength", "start", "end"), strict=True
-                )
-            ),
-            (controls, lambda params: params.get(infotext_key("controls"), "")),
+            (fields[item.name], restored)
+            for item in Arguments.declared()
+            if (restored := restored_by(item)) is not None
         ]
+        class_words, controls = fields["class_words"], fields["controls"]
         if prompt is not None:
             # javascript/alignit.js sees changes by itself: an event of the prompt box, even one without a server's
             # function, makes gradio update all of the page at every key, in a tenth of a second.
@@ -104,8 +84,27 @@ class Panel:
             ).then(fn=None, _js=f"(answer) => {panel}.answered(answer)", inputs=[answered])
             suggest.click(fn=None, _js=f"() => {panel}.ask('suggest')")
             remember.click(fn=None, _js=f"() => {panel}.ask('remember')")
+            copy.click(fn=report_text, outputs=[report], show_progress=False).then(
+                fn=None, _js=f"(text) => {panel}.copy(text)", inputs=[report]
+            )
 
+    def _field(self, item: Argument) -> Any:
+        declared = item.declared
+        common = {"value": item.default, "label": declared.label, "elem_id": self._elem_id(item.name)}
+        if isinstance(item.default, bool):
+            return gr.Checkbox(**common)
+        if isinstance(item.default, str):
+            return gr.Textbox(**common, placeholder=declared.placeholder or None, info=declared.info or None)
+        return gr.Slider(*declared.limits, **common, step=declared.step)
 
-def was_enabled(params: dict[str, Any]) -> bool:
-    """Say from a picture's info whether AlignIT was on: a key that is absent would leave the checkbox as it is."""
-    return infotext_key("class_words") in params
+    def _class_word_buttons(self) -> tuple[Any, ...]:
+        with gr.Row(elem_classes=["alignit-row"]):
+            suggest = gr.Button("Suggest class words", size="sm", elem_id=self._elem_id("suggest"))
+            remember = gr.Button("Remember class words", size="sm", elem_id=self._elem_id("remember"))
+            look = gr.Button("Look for concepts", visible=False, elem_id=self._elem_id("look"))  # javascript presses it
+            return suggest, remember, look, self._hidden("asked"), self._hidden("answer")
+
+    def _hidden(self, name: str) -> Any:
+        box = gr.Textbox(visible=False, elem_id=self._elem_id(name))
+        box.do_not_save_to_config = True
+        return box

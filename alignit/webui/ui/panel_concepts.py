@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from alignit.algorithm.controls import Controls, ControlsError
+from alignit.algorithm.controls import Controls
+from alignit.algorithm.options import ControlsError
 from alignit.prompt.class_words import ClassWordError, ClassWords, place_in_list, remembered_or_none, with_class_word
 from alignit.prompt.resolve import WordSource
 from alignit.prompt.syntax import FORBIDDEN

@@ -38,6 +38,15 @@ class A1111:
         self.pictures = A1111Pictures(self.options)
         self.life = A1111LifeCycle()
 
+    @property
+    def version(self) -> str:
+        """See `alignit.webui.host.ports.Host`."""
+        try:
+            from modules.launch_utils import git_tag
+        except ImportError:
+            return "WebUI"
+        return f"WebUI {git_tag()}"
+
     def model(self) -> A1111Model:
         """See `alignit.webui.host.ports.Host`."""
         from modules import shared

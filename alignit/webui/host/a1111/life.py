@@ -8,6 +8,7 @@ from typing import Any
 
 from alignit.webui.host.a1111.sampling import A1111Step
 from alignit.webui.host.ports import Step
+from alignit.webui.host.recent import RECENT
 
 
 class A1111LifeCycle:
@@ -17,6 +18,7 @@ class A1111LifeCycle:
         """See `alignit.webui.host.ports.LifeCycle`."""
         from modules import errors
 
+        RECENT.failure(message)
         errors.report(message, exc_info=traceback)
 
     def refuse(self, p: Any, error: Exception) -> None:
