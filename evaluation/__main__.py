@@ -1,135 +1,45 @@
-"""The paper's protocol on a real model: text and image alignment with and without AlignIT.
+"""The paper's protocol on a model of yours, and its user study: see docs/evaluation.md.
 
-With a running WebUI (started with --api, AlignIT installed, the embedding in its folder):
+    python -m evaluation ...            makes pictures with and without AlignIT, and scores them with CLIP
+    python -m evaluation survey RUN     makes a page of such a run that asks people which pictures are better
+    python -m evaluation tally RUN ...  counts their answers
 
-    python -m evaluation --webui http://127.0.0.1:7860 --mark "<my-cat=cat>" --class-word cat \\
-        --references my-cat-pictures --prompts prompts/pet.txt --output evaluation-my-cat
-
-With diffusers:
-
-    python -m evaluation --checkpoint sd-v1-5.safetensors --file my-cat.pt --mark "<my-cat=cat>" --class-word cat ...
-
-For each prompt and seed it makes the class word, the concept alone and AlignIT, with the same noise, and scores them
-with CLIP; image alignment is of the object alone, which CLIPSeg finds (--mask none: of the whole picture). It leaves
-the pictures, table.md and index.html in the output folder. Stopped, it goes on with the same command.
+Each says more with --help.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
-from pathlib import Path
 
-from PIL import Image
-
-from alignit.concepts.concept import ConceptFileError
-from alignit.concepts.formats import load_concept
-from alignit.diffusers import AlignIT, AlignITError
-from evaluation.clip import CLIP, SEGMENTER, ClipScorer, Scorer, Segmenter
 from evaluation.errors import EvaluationError
-from evaluation.makers import DiffusersMaker, Maker, Settings, WebUIMaker
-from evaluation.pipelines import load_pipeline
-from evaluation.plan import Subject, read_prompts, shots
-from evaluation.record import Record
-from evaluation.run import run
-
-_PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; return its exit status."""
-    options = _parser().parse_args(arguments)
+    """Run a command; return its exit status."""
+    words = sys.argv[1:] if arguments is None else arguments
     try:
-        if options.file is None and options.checkpoint is not None:
-            raise EvaluationError("--checkpoint needs --file, the concept's file")
-        if options.seeds < 1:
-            raise EvaluationError("--seeds must be at least 1")
-        subject = Subject(options.mark, options.class_word.strip(), options.extra)
-        if not subject.class_word:
-            raise EvaluationError("--class-word is empty: say what the concept is, such as cat")
-        prompts = read_prompts(options.prompts, subject.class_word)
-        settings = Settings(options.size, options.steps, options.guidance)
-        record = Record(options.output, _kept(options, prompts))
-        maker = _maker(options, settings)
-        page = run(maker, _scorer(options, subject), subject, list(shots(prompts, options.seeds)), record)
+        return _run(words)
     except EvaluationError as error:
         print(f"\n{error}.", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nStopped. The same command goes on from what is made.", file=sys.stderr)
         return 130
-    print((options.output / "table.md").read_text(encoding="utf-8"))
-    print(page)
-    return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m evaluation", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    host = parser.add_mutually_exclusive_group(required=True)
-    host.add_argument("--webui", help="address of a running WebUI")
-    host.add_argument("--checkpoint", type=Path, help="a .safetensors file, or a folder for diffusers")
-    parser.add_argument("--file", type=Path, help="the concept's file, with --checkpoint")
-    parser.add_argument("--mark", required=True, help="what stands for the concept in a prompt: '<my-cat=cat>'")
-    parser.add_argument("--class-word", required=True, help="what it is, in ordinary words")
-    parser.add_argument("--extra", default="", help="for the end of each prompt with it: '<delta:my-run:1>'")
-    parser.add_argument("--prompts", type=Path, required=True, help="a list, with {} for the concept on each line")
-    parser.add_argument("--references", type=Path, required=True, help="folder with pictures of the concept")
-    parser.add_argument("--output", type=Path, default=Path("evaluation-run"), help="folder for all that is made")
-    parser.add_argument("--seeds", type=int, default=50, help="pictures of each prompt (default 50, the paper's)")
-    parser.add_argument("--size", type=int, default=512, help="side of a picture in pixels")
-    parser.add_argument("--steps", type=int, default=50, help="sampling steps")
-    parser.add_argument("--guidance", type=float, default=7.5, help="guidance scale")
-    parser.add_argument("--sampler", default="DDIM", help="the sampler's name in the WebUI")
-    parser.add_argument("--password", default="", help="user:password of --api-auth")
-    parser.add_argument("--clip", default=CLIP, help="CLIP of transformers: a name or a folder")
-    parser.add_argument("--segmenter", default=SEGMENTER, help="CLIPSeg of transformers: a name or a folder")
-    parser.add_argument("--mask", choices=["object", "none"], default="object", help="what image alignment looks at")
-    parser.add_argument("--device", default="cpu", help="of CLIP and the segmenter, and of diffusers: cpu or cuda")
-    return parser
+def _run(words: list[str]) -> int:
+    # Each command imports what it needs itself: who tallies answers needs no torch.
+    if words[:1] == ["survey"]:
+        from evaluation.commands import survey  # noqa: PLC0415
 
+        return survey.command(words[1:])
+    if words[:1] == ["tally"]:
+        from evaluation.commands import tally  # noqa: PLC0415
 
-def _kept(options: argparse.Namespace, prompts: list[str]) -> dict[str, object]:
-    """Return what a run has to have in common with what is in its folder."""
-    names = ("mark", "class_word", "extra", "size", "steps", "guidance", "sampler", "clip", "mask")
-    host = {"checkpoint": str(options.checkpoint), "file": str(options.file)} if options.checkpoint else {}
-    return {name: getattr(options, name) for name in names} | host | {"prompts": prompts}
+        return tally.command(words[1:])
+    from evaluation.commands import measure  # noqa: PLC0415
 
-
-def _maker(options: argparse.Namespace, settings: Settings) -> Maker:
-    if options.webui:
-        return WebUIMaker(options.webui, settings, options.sampler, options.password)
-    pipe = load_pipeline(options.checkpoint, options.device)
-    try:
-        aligned = AlignIT(pipe, load_concept(options.file))
-    except (ConceptFileError, AlignITError) as error:
-        raise EvaluationError(str(error).rstrip(".")) from None
-    return DiffusersMaker(pipe, aligned, settings, options.checkpoint.name)
-
-
-def _scorer(options: argparse.Namespace, subject: Subject) -> Scorer:
-    masker = Segmenter(options.segmenter, options.device) if options.mask == "object" else None
-    references = read_pictures(options.references)
-    return ClipScorer(references, subject.class_word, masker, options.clip, options.device)
-
-
-def read_pictures(folder: Path) -> list[Image.Image]:
-    """Read all pictures of a folder.
-
-    Raises:
-        EvaluationError: It has none, or one is damaged.
-    """
-    paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in _PICTURES)
-    if not paths:
-        raise EvaluationError(f"There are no pictures in {folder}: give the folder of the concept's with --references")
-    found = []
-    for path in paths:
-        try:
-            found.append(Image.open(path).convert("RGB"))
-        except (OSError, Image.DecompressionBombError) as error:
-            raise EvaluationError(f"The picture {path} can't be read ({error}): take it out") from None
-    return found
+    return measure.command(words)
 
 
 if __name__ == "__main__":

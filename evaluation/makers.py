@@ -41,6 +41,13 @@ class Maker(Protocol):
     def facts(self) -> dict[str, str]:
         """Return what the report says about the model and the host."""
 
+    def kinds(self, subject: Subject) -> str:
+        """Return what kind of concept it is: by which method, with how many vectors.
+
+        Raises:
+            EvaluationError: There is no such concept.
+        """
+
 
 class WebUIMaker:
     """A running WebUI with AlignIT installed, started with ``--api``."""
@@ -67,6 +74,7 @@ class WebUIMaker:
         if "alignit" not in [str(name).lower() for name in scripts.get("txt2img", [])]:
             raise EvaluationError(f"The WebUI at {address} has no AlignIT: install it there and restart the WebUI")
         self._model = str(self._ask("/sdapi/v1/options").get("sd_model_checkpoint"))
+        self._version = ""  # which a picture says
 
     def make(self, shot: Shot, subject: Subject) -> tuple[Image.Image, str]:
         """Return a picture, and AlignIT's note about it."""
@@ -86,14 +94,32 @@ class WebUIMaker:
         )
         try:
             picture = Image.open(io.BytesIO(base64.b64decode(answer["images"][0]))).convert("RGB")
-            info = json.loads(answer["info"])["extra_generation_params"]
+            said = json.loads(answer["info"])
+            info = said["extra_generation_params"]
         except (KeyError, IndexError, ValueError, OSError) as error:
             raise EvaluationError(f"The WebUI at {self._address} answered without a picture ({error!r})") from None
+        self._version = str(said.get("version") or "")
         return picture, str(info.get("AlignIT note", ""))
 
     def facts(self) -> dict[str, str]:
         """Return the checkpoint and the sampler."""
-        return {"host": "AUTOMATIC1111 WebUI", "checkpoint": self._model, "sampler": self._sampler}
+        host = f"AUTOMATIC1111 WebUI {self._version}".strip()
+        return {"host": host, "checkpoint": self._model, "sampler": self._sampler}
+
+    def kinds(self, subject: Subject) -> str:
+        """Return what AlignIT finds in a prompt of the concept's alone."""
+        prompt = f"{subject.mark} {subject.extra}"
+        seen = self._ask("/alignit/v1/inspect", {"prompt": prompt})
+        try:
+            found = [_kind(str(one["method"]), int(one["vectors"])) for one in seen["concepts"]]
+            notes = " ".join(str(note) for note in seen["notes"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise EvaluationError(f"The WebUI at {self._address} answered without concepts ({error!r})") from None
+        if not found:
+            raise EvaluationError(
+                f"AlignIT finds no concept in {prompt!r}: change --mark or --extra. {notes}".rstrip(". ")
+            )
+        return " and ".join(found)
 
     def _ask(self, path: str, payload: dict[str, Any] | None = None) -> Any:
         data = None if payload is None else json.dumps(payload).encode()
@@ -123,12 +149,24 @@ def _detail(error: urllib.error.HTTPError) -> str:
 class DiffusersMaker:
     """A diffusers pipeline, with AlignIT's host for it."""
 
-    def __init__(self, pipe: Any, aligned: Any, settings: Settings, name: str) -> None:
-        """Take a pipeline, `AlignIT` on it with the concept, how pictures are made, and the model's name."""
+    def __init__(
+        self, pipe: Any, aligned: Any, settings: Settings, name: str, method: str = "", vectors: int = 0
+    ) -> None:
+        """Take what makes the pictures.
+
+        Args:
+            pipe: The pipeline.
+            aligned: `AlignIT` on it.
+            settings: How pictures are made.
+            name: The model's name.
+            method: By which method the concept was trained.
+            vectors: How many vectors of its own it has.
+        """
         self._pipe = pipe
         self._aligned = aligned
         self._settings = settings
         self._name = name
+        self._kinds = _kind(method, vectors)
 
     def make(self, shot: Shot, subject: Subject) -> tuple[Image.Image, str]:
         """Return a picture, and AlignIT's warnings."""
@@ -155,3 +193,11 @@ class DiffusersMaker:
     def facts(self) -> dict[str, str]:
         """Return the model and the scheduler."""
         return {"host": "diffusers", "checkpoint": self._name, "sampler": type(self._pipe.scheduler).__name__}
+
+    def kinds(self, subject: Subject) -> str:  # noqa: ARG002  # it has one concept
+        """Return the concept's method and how many vectors it has."""
+        return self._kinds
+
+
+def _kind(method: str, vectors: int) -> str:
+    return method if not vectors else f"{method}, {vectors} vector{'s' * (vectors > 1)}"

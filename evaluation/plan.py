@@ -11,7 +11,17 @@ from evaluation.errors import EvaluationError
 
 CLASS_WORD, PLAIN, ALIGNED = "class word", "plain", "AlignIT"
 WAYS = (CLASS_WORD, PLAIN, ALIGNED)
+TITLES = {CLASS_WORD: "Class word", PLAIN: "Concept alone", ALIGNED: "AlignIT"}
 _PLACE = "{}"
+# Of --quick: the concept with other things, places and colours in each, for animals and for objects.
+QUICK_PROMPTS = (
+    "a photo of a {} in the snow beside a red ball",
+    "a {} on a wooden table in front of a window",
+    "an oil painting of a {} in a garden with sunflowers",
+    "a {} on the beach under a blue umbrella",
+    "a photo of a {} in a city street at night with neon signs",
+)
+QUICK_SEEDS = 4
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,22 @@ class Record:
         except OSError as error:
             raise EvaluationError(f"{folder} can't be written ({error}): choose another with --output") from None
 
+    @classmethod
+    def of_run(cls, folder: Path) -> Record:
+        """Open the folder of a run that there is, whatever its settings.
+
+        Raises:
+            EvaluationError: There is no run in it, or it cannot be read.
+        """
+        path = folder / "settings.json"
+        try:
+            settings = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise EvaluationError(
+                f"There is no run in {folder} ({error}): give the folder that python -m evaluation made, its --output"
+            ) from None
+        return cls(folder, settings)
+
     def add(self, shot: Shot, picture: Image.Image, entry: Entry) -> None:
         """Keep a picture and its scores.
 

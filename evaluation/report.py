@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import html
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from evaluation.errors import EvaluationError
 from evaluation.intervals import interval
-from evaluation.plan import ALIGNED, PLAIN, WAYS
+from evaluation.pages import render
+from evaluation.plan import ALIGNED, PLAIN, TITLES, WAYS
 from evaluation.record import Entry, Record
 
 _SAMPLES = 2_000
-_TITLES = {"class word": "Class word", PLAIN: "Concept alone", ALIGNED: "AlignIT"}
 
 
 def write_report(record: Record, facts: Mapping[str, str]) -> Path:
@@ -65,19 +64,25 @@ def rows(entries: Sequence[Entry], samples: int = _SAMPLES) -> dict[str, list[tu
     return found
 
 
-def make_table(entries: Sequence[Entry], facts: Mapping[str, str]) -> str:
-    """Return the table in Markdown."""
+def table_lines(entries: Sequence[Entry]) -> list[str]:
+    """Return the lines of the table with the numbers, in Markdown."""
     lines = ["|  | text alignment | image alignment | overall |", "| --- | ---: | ---: | ---: |"]
     found = rows(entries)
     for way, numbers in found.items():
         cells = [f"{value:.4f} ({low:.4f} to {high:.4f})" for value, low, high in numbers]
-        lines.append(f"| {_TITLES[way]} | {' | '.join(cells)} |")
+        lines.append(f"| {TITLES[way]} | {' | '.join(cells)} |")
     if found:
         before, after = found[PLAIN], found[ALIGNED]
         changes = [
             f"{100 * (new[0] / old[0] - 1):+.1f} %" if old[0] else "-" for old, new in zip(before, after, strict=True)
         ]
         lines.append(f"| AlignIT against the concept alone | {' | '.join(changes)} |")
+    return lines
+
+
+def make_table(entries: Sequence[Entry], facts: Mapping[str, str]) -> str:
+    """Return the table in Markdown, with what there is to say about it."""
+    lines = table_lines(entries)
     counted = len({(entry.number, entry.seed) for entry in entries})
     lines += ["", f"{len(entries)} pictures of {counted} prompts and seeds. In brackets: 95 % intervals over prompts."]
     lines += ["", *(f"- {name}: {value}" for name, value in facts.items())]
@@ -87,46 +92,13 @@ def make_table(entries: Sequence[Entry], facts: Mapping[str, str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-_PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>AlignIT: evaluation</title>
-<style>
-body { font: 15px/1.4 sans-serif; margin: 1.5rem; color-scheme: light dark; }
-table { border-collapse: collapse; } td, th { padding: .3rem .6rem; text-align: left; vertical-align: top; }
-img { width: 16rem; max-width: 28vw; height: auto; } small { opacity: .8; }
-</style>
-<h1>AlignIT: evaluation</h1>
-TABLE
-<table><thead><tr><th>prompt</th>HEAD</tr></thead><tbody>
-ROWS
-</tbody></table></html>
-"""
-
-
 def make_page(entries: Sequence[Entry], facts: Mapping[str, str]) -> str:
     """Return the page; its pictures are those beside it."""
-    shots = sorted({(entry.number, entry.seed) for entry in entries})
     by_key = {(entry.number, entry.seed, entry.way): entry for entry in entries}
-    lines = []
-    for number, seed in shots:
+    shots = []
+    for number, seed in sorted({(entry.number, entry.seed) for entry in entries}):
         of_shot = [by_key.get((number, seed, way)) for way in WAYS]
         prompt = next(entry.prompt for entry in reversed(of_shot) if entry is not None)
-        cells = "".join(f"<td>{_cell(entry)}</td>" for entry in of_shot)
-        lines.append(f"<tr><td>{html.escape(prompt)}<br><small>seed {seed}</small></td>{cells}</tr>")
-    summary = f"<pre>{html.escape(make_table(entries, facts))}</pre>"
-    head = "".join(f"<th>{html.escape(_TITLES[way])}</th>" for way in WAYS)
-    # One after the other: what is put in may hold the names of what comes later.
-    page = _PAGE.replace("ROWS", "\n".join(lines)).replace("HEAD", head, 1)
-    before, after = page.split("TABLE", 1)
-    return before + summary + after
-
-
-def _cell(entry: Entry | None) -> str:
-    if entry is None:
-        return ""
-    note = f"<br><small>{html.escape(entry.note)}</small>" if entry.note else ""
-    alt = html.escape(f"{entry.way}: {entry.prompt}", quote=True)
-    return (
-        f'<img src="pictures/{entry.key}.png" alt="{alt}" loading="lazy"><br>'
-        f"<small>text {entry.text:.3f}, image {entry.image:.3f}</small>{note}"
-    )
+        shots.append((prompt, seed, of_shot))
+    titles = [TITLES[way] for way in WAYS]
+    return render("report.html.j2", table=make_table(entries, facts), titles=titles, shots=shots)

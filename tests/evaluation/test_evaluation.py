@@ -23,10 +23,11 @@ from transformers import AutoProcessor, CLIPModel
 
 from alignit.concepts.formats import load_concept
 from alignit.diffusers import AlignIT
-from evaluation.__main__ import main, read_pictures
+from evaluation.__main__ import main
 from evaluation.clip import ClipScorer, Scores, Segmenter
 from evaluation.errors import EvaluationError
 from evaluation.makers import DiffusersMaker, Settings, WebUIMaker
+from evaluation.pictures import read_pictures
 from evaluation.plan import ALIGNED, CLASS_WORD, PLAIN, WAYS, Shot, Subject, read_prompts, shots
 from evaluation.record import Entry, Record
 from evaluation.report import make_page, make_table, means, rows
@@ -262,7 +263,7 @@ def test_geometric_means_of_what_is_negative() -> None:
 def test_what_prompts_and_notes_hold_cannot_be_code_of_the_page() -> None:
     page = make_page([entry(0, 1, ALIGNED, 0.2, 0.5, "<script>alert(1)</script> TABLE ROWS HEAD")], {"model": "<i>x"})
     assert "<script>alert" not in page
-    assert "a &lt;b&gt; &amp; &#x27;c&#x27;" in page
+    assert "a &lt;b&gt; &amp; &#39;c&#39;" in page
     assert page.count("<table>") == 1
     assert "<i>x" not in page
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -54,6 +55,28 @@ def test_the_command_makes_scores_and_reports_the_pictures_of_the_webui(
         assert np.array_equal(pixels(out / "pictures" / f"001-2-{way}.png"), pictures[0].pixels), way
     assert main([*command, "--output", str(out)]) == 0
     assert "12 of 12 pictures are there already" in capsys.readouterr().err
+
+
+def test_a_quick_run_says_what_it_measured(host: WebUI, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "prompts.txt").write_text("photo of a {} on the moon\n")
+    (tmp_path / "references").mkdir()
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "references" / "1.png")
+    command = ["--quick", "--webui", host.url, "--mark", "<my-toy=toy>", "--class-word", "toy", "--mask", "none"]
+    command += ["--prompts", str(tmp_path / "prompts.txt"), "--references", str(tmp_path / "references")]
+    command += ["--clip", str(save_clip(tmp_path / "clip")), "--size", "64", "--steps", "2"]
+    assert main([*command, "--output", str(tmp_path / "out")]) == 0
+    summary = (tmp_path / "out" / "summary.md").read_text(encoding="utf-8")
+    assert summary in capsys.readouterr().out
+    assert "1 prompts x 4 seeds" in summary
+    assert re.search(rf"^- host: AUTOMATIC1111 WebUI v?{re.escape(host.version)}", summary, re.MULTILINE)
+    assert f"- checkpoint: {host.get('/sdapi/v1/options')['sd_model_checkpoint']}\n" in summary
+    assert "- concept: textual inversion, 3 vectors; class word: toy\n" in summary
+    assert not any(word in summary for word in ("my-toy", "moon", str(tmp_path)))
+
+    command[command.index("<my-toy=toy>")] = "<no-such-thing=toy>"
+    assert main([*command, "--output", str(tmp_path / "other")]) == 1
+    assert "finds no concept in '<no-such-thing=toy>" in capsys.readouterr().err
+    assert not list((tmp_path / "other" / "pictures").iterdir())
 
 
 def test_a_trained_concept_with_the_miniatures_own_scorer(host: WebUI, tmp_path: Path) -> None:
