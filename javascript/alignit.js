@@ -55,6 +55,8 @@ class AlignitPanel {
             const place = gradioApp().querySelector(`#${this.id}found [data-limit]`);
             this.limit = Number(place.dataset.limit);
             this.forbidden = new RegExp(place.dataset.forbidden);
+            this.methods = JSON.parse(place.dataset.methods);
+            this.sources = JSON.parse(place.dataset.sources);
             this.list = new AlignitConcepts(this, place);
         }
         return this.list;

@@ -1,14 +1,6 @@
 // The panel's list of the concepts in the prompt. Names, words and notes are written as text, never as HTML. An element
 // stays the same one while its concept is in the prompt, so that focus, and what is being typed, stay too.
 
-const alignitMethods = ["textual inversion", "Custom Diffusion", "CatVersion", "words"];
-const alignitSources = {
-    prompt: "from the prompt",
-    panel: "from the panel",
-    remembered: "remembered",
-    suggested: "suggested: the nearest noun",
-    file: "from the name of its file",
-};
 let alignitIds = 0;
 
 function alignitElement(kind, className = "", text = null) {
@@ -223,14 +215,14 @@ class AlignitRow {
         this.put = null;
         this.hadFocus = this.element.contains(document.activeElement);
         const {name} = this;
-        alignitSetText(this.method, alignitMethods.includes(concept.method) ? alignitText(concept.method) : concept.method);
+        alignitSetText(this.method, this.panel.methods.includes(concept.method) ? alignitText(concept.method) : concept.method);
         let vectors = "";
         if (concept.vectors) {
             vectors = concept.vectors === 1 ? alignitText("1 vector") : alignitText("{count} vectors", {count: concept.vectors});
         }
         alignitSetText(this.vectors, vectors);
         alignitSetText(this.options, concept.options);
-        alignitSetText(this.source, alignitText(alignitSources[concept.source] ?? "no class word: used as a plain embedding"));
+        alignitSetText(this.source, alignitText(this.panel.sources[concept.source] ?? "no class word: used as a plain embedding"));
 
         this.given.hidden = concept.source !== "prompt";
         this.label.hidden = !concept.place;

@@ -17,21 +17,9 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
-from alignit.algorithm.layers import Layers, Place, place_of
+from alignit.algorithm.layers import Layers
 from alignit.algorithm.options import ControlsError, Documented, Option, read_option
 from alignit.algorithm.steps import StepRange
-
-__all__ = [
-    "CLASS_WORD",
-    "FILLER",
-    "MAX_STRENGTH",
-    "Controls",
-    "ControlsError",
-    "Layers",
-    "Place",
-    "Schedule",
-    "place_of",
-]
 
 MAX_STRENGTH = 2.0
 FILLER = "*"

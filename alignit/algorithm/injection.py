@@ -28,7 +28,7 @@ from alignit.algorithm.controls import Controls
 from alignit.algorithm.hooks import Part
 from alignit.algorithm.plain import ChangedEverywhere
 from alignit.algorithm.projections import ChangedAtConcepts, Prepare, unchanged
-from alignit.concepts.weight_change import Change
+from alignit.concepts.weight_change import WeightChange
 
 
 def needs_projections(controls: Controls, changes: bool) -> bool:
@@ -63,16 +63,16 @@ class EncodedBatch:
 
     prompts: tuple[Injected, ...] = ()
     controls: Mapping[str, Controls] = field(default_factory=dict)
-    changes: Mapping[str, Change] = field(default_factory=dict)
-    everywhere: tuple[Change, ...] = ()
+    changes: Mapping[str, WeightChange] = field(default_factory=dict)
+    everywhere: tuple[WeightChange, ...] = ()
 
     @classmethod
     def joined(cls, several: Iterable[EncodedBatch]) -> EncodedBatch:
         """Join several, for where something else took rows of any of them for a conditioning of its own."""
         prompts: list[Injected] = []
         controls: dict[str, Controls] = {}
-        changes: dict[str, Change] = {}
-        everywhere: dict[Change, None] = {}
+        changes: dict[str, WeightChange] = {}
+        everywhere: dict[WeightChange, None] = {}
         for one in several:
             prompts += one.prompts
             controls |= one.controls

@@ -12,7 +12,7 @@ import torch
 
 from alignit.algorithm.hooks import LayerHooks
 from alignit.algorithm.rows import Content
-from alignit.concepts.weight_change import Change
+from alignit.concepts.weight_change import WeightChange
 
 
 class ChangedEverywhere(LayerHooks):
@@ -21,7 +21,7 @@ class ChangedEverywhere(LayerHooks):
     A sampler gives the same rows at most steps: what a layer makes of them is computed once, and kept till they change.
     """
 
-    def __init__(self, changes: Sequence[Change]) -> None:
+    def __init__(self, changes: Sequence[WeightChange]) -> None:
         """Take the changes of W_k and W_v, at least one."""
         super().__init__()
         self._changes = changes

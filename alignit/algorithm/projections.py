@@ -21,7 +21,7 @@ from alignit.algorithm.conditioning import Injected
 from alignit.algorithm.controls import Controls
 from alignit.algorithm.hooks import LayerHooks
 from alignit.algorithm.rows import Content, context_name, index_of, locate
-from alignit.concepts.weight_change import Change
+from alignit.concepts.weight_change import WeightChange
 
 _Key = tuple[str, int, int]  # a layer, a prompt and a row of it
 _Located = Mapping[tuple[int, int], tuple[Injected, int]]
@@ -44,7 +44,7 @@ class ChangedAtConcepts(LayerHooks):
         self,
         injected: Sequence[Injected],
         controls: Mapping[str, Controls],
-        changes: Mapping[str, Change],
+        changes: Mapping[str, WeightChange],
         levels: int = 4,
         prepare: Prepare = unchanged,
     ) -> None:
@@ -145,7 +145,7 @@ class ChangedAtConcepts(LayerHooks):
         """Compute K', V' and K_p, V_p of rows that this layer meets for the first time, all of a change at once."""
         keys = [(layer, id(injected), row) for injected, row in located.values()]
         concepts = [injected.rows[row] for injected, row in located.values()]
-        met: dict[Change | None, dict[_Key, tuple[int, int]]] = {}
+        met: dict[WeightChange | None, dict[_Key, tuple[int, int]]] = {}
         alone: dict[_Key, torch.Tensor] = {}
         for key, concept, (place, (injected, row)) in zip(keys, concepts, located.items(), strict=True):
             if key not in self._values:

@@ -5,13 +5,14 @@ Nothing here knows a file format; `alignit.concepts.formats` makes these objects
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import Enum
 from itertools import chain
 from pathlib import Path
 from statistics import median
-from typing import TypeAlias
+from typing import Any, Protocol
 
 import torch
 
@@ -75,6 +76,27 @@ class TokenEmbedding:
         return next(iter(self.vectors.values())).shape[0]
 
 
+class Matrix(Protocol):
+    """A matrix for one projection, in whatever form a file has it."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(out, in)."""
+
+    @property
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """All that is held."""
+
+    def dense(self) -> torch.Tensor:
+        """Return the matrix, [out, in] in float32."""
+
+    def project(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Return what a projection with this matrix makes of rows: [..., in] to [..., out]."""
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Matrix:
+        """Return the matrix on a device and of a type."""
+
+
 @dataclass(frozen=True, eq=False)
 class Dense:
     """A matrix as it is.
@@ -98,6 +120,14 @@ class Dense:
     def dense(self) -> torch.Tensor:
         """Return the matrix, [out, in] in float32."""
         return self.tensor.float()
+
+    def project(self, inputs: torch.Tensor) -> torch.Tensor:
+        """See `Matrix`."""
+        return torch.nn.functional.linear(inputs, self.tensor.to(inputs))
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Dense:
+        """See `Matrix`."""
+        return Dense(self.tensor.to(device, dtype))
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,8 +156,14 @@ class Factors:
         """Return the product, [out, in] in float32."""
         return self.left.float() @ self.right.float()
 
+    def project(self, inputs: torch.Tensor) -> torch.Tensor:
+        """See `Matrix`."""
+        narrow = torch.nn.functional.linear(inputs, self.right.to(inputs))
+        return torch.nn.functional.linear(narrow, self.left.to(inputs))
 
-Matrix: TypeAlias = Dense | Factors
+    def to(self, device: torch.device, dtype: torch.dtype) -> Factors:
+        """See `Matrix`."""
+        return Factors(self.left.to(device, dtype), self.right.to(device, dtype))
 
 
 @dataclass(frozen=True)
@@ -207,35 +243,6 @@ class KeyValueWeights:
         return None
 
 
-@dataclass(frozen=True, eq=False)
-class Prefix:
-    """One layer's learned prefix in a text encoder's self-attention.
-
-    Attributes:
-        key: [P, hidden], head-major: ``view(P, heads, head_dim)``. It enters after ``k_proj``, unscaled.
-        value: [P, hidden], likewise, after ``v_proj``.
-    """
-
-    key: torch.Tensor
-    value: torch.Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class EncoderPrefixes:
-    """CatVersion's change of the text encoder: a prefix in each of some layers.
-
-    Attributes:
-        layers: By the encoder layer's number, counted from 0.
-    """
-
-    layers: Mapping[int, Prefix]
-
-    @property
-    def hidden(self) -> int:
-        """Width of the text encoder."""
-        return next(iter(self.layers.values())).key.shape[1]
-
-
 @dataclass(frozen=True)
 class ModelShapes:
     """What `Concept.check_against` has to know of the live model.
@@ -254,6 +261,24 @@ class ModelShapes:
     dtype: torch.dtype = torch.float32
 
 
+class EncoderChange(Hashable, Protocol):
+    """A concept's change of the text encoder. It is hashable: what was encoded is found again by it."""
+
+    @property
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """All that is held."""
+
+    def misfit(self, model: ModelShapes) -> str | None:
+        """Return why it cannot be used with a model, a sentence without its subject; None: it can."""
+
+    def applied(self, layers: Sequence[Any]) -> AbstractContextManager[None]:
+        """Change the encoder for the length of a block; afterwards it is as it was. Several add up.
+
+        Args:
+            layers: The layers of the first text encoder, as transformers has them; empty for one of another kind.
+        """
+
+
 @dataclass(frozen=True, eq=False)
 class Concept:
     """A trained concept. Its tensors are on the CPU and own their memory.
@@ -265,7 +290,7 @@ class Concept:
         tokens: Its token embeddings, in the order of the file. Empty for CatVersion, and for Custom Diffusion
             without a trained token or with the token in a file that was not found.
         weights: Customised key and value weights, or None.
-        prefixes: The text-encoder change, or None.
+        encoder_change: The change of the text encoder, or None.
         class_word: A class word that the file's place suggests, to be confirmed by the user, or None.
         notes: What the user should know: parts of the file that are not used, files that were not found.
     """
@@ -275,7 +300,7 @@ class Concept:
     family: Family
     tokens: tuple[TokenEmbedding, ...] = ()
     weights: KeyValueWeights | None = None
-    prefixes: EncoderPrefixes | None = None
+    encoder_change: EncoderChange | None = None
     class_word: str | None = None
     notes: tuple[str, ...] = ()
 
@@ -302,8 +327,9 @@ class Concept:
             self._check_token(token, model)
         if self.weights is not None:
             self._check_weights(self.weights, model)
-        if self.prefixes is not None:
-            self._check_prefixes(self.prefixes, model)
+        misfit = self.encoder_change.misfit(model) if self.encoder_change is not None else None
+        if misfit is not None:
+            raise self._misfit(misfit)
         if not all(all_finite(tensor, model.dtype) for tensor in self._tensors()):
             kind = str(model.dtype).removeprefix("torch.")
             raise ConceptFileError(
@@ -346,27 +372,14 @@ class Concept:
                 ", or look for the complete file",
             )
 
-    def _check_prefixes(self, prefixes: EncoderPrefixes, model: ModelShapes) -> None:
-        if len(model.token_widths) > 1 or not model.encoder_layers:
-            raise self._misfit("changes the text encoder of SD1, and the loaded model has another")
-        # CLIP's hidden states are as wide as its token embeddings.
-        width = next(iter(model.token_widths.values()))
-        if prefixes.hidden != width:
-            raise self._misfit(f"changes a text encoder of width {prefixes.hidden}, and the loaded model's is {width}")
-        if max(prefixes.layers) >= model.encoder_layers:
-            raise self._misfit(
-                f"changes text-encoder layer {max(prefixes.layers)}, and the loaded model's has {model.encoder_layers}"
-            )
-
     def _misfit(self, problem: str, otherwise: str = "") -> ConceptFileError:
         remedy = f"Load the kind of model that it was trained for (SD1, SD2 or SDXL){otherwise}"
         return ConceptFileError(self.path, problem, remedy)
 
     def _tensors(self) -> chain[torch.Tensor]:
         matrices = self.weights.matrices.values() if self.weights else ()
-        prefixes = self.prefixes.layers.values() if self.prefixes else ()
         return chain(
             (tensor for token in self.tokens for tensor in token.vectors.values()),
             (tensor for matrix in matrices for tensor in matrix.tensors),
-            (tensor for prefix in prefixes for tensor in (prefix.key, prefix.value)),
+            self.encoder_change.tensors if self.encoder_change else (),
         )

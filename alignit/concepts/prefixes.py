@@ -12,15 +12,66 @@ instances, for the length of a block. Projections are called as modules, so that
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from alignit.concepts.concept import Prefix
+from alignit.concepts.concept import ModelShapes
 from alignit.patches import replaced
 
 _PREFIX_MASK = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class Prefix:
+    """One layer's learned prefix in a text encoder's self-attention.
+
+    Attributes:
+        key: [P, hidden], head-major: ``view(P, heads, head_dim)``. It enters after ``k_proj``, unscaled.
+        value: [P, hidden], likewise, after ``v_proj``.
+    """
+
+    key: torch.Tensor
+    value: torch.Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class EncoderPrefixes:
+    """CatVersion's change of the text encoder: a prefix in each of some layers.
+
+    Attributes:
+        layers: By the encoder layer's number, counted from 0.
+    """
+
+    layers: Mapping[int, Prefix]
+
+    @property
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """All that is held."""
+        return tuple(tensor for prefix in self.layers.values() for tensor in (prefix.key, prefix.value))
+
+    @property
+    def hidden(self) -> int:
+        """Width of the text encoder."""
+        return next(iter(self.layers.values())).key.shape[1]
+
+    def misfit(self, model: ModelShapes) -> str | None:
+        """See `alignit.concepts.concept.EncoderChange`."""
+        if len(model.token_widths) > 1 or not model.encoder_layers:
+            return "changes the text encoder of SD1, and the loaded model has another"
+        # CLIP's hidden states are as wide as its token embeddings.
+        width = next(iter(model.token_widths.values()))
+        if self.hidden != width:
+            return f"changes a text encoder of width {self.hidden}, and the loaded model's is {width}"
+        if max(self.layers) >= model.encoder_layers:
+            return f"changes text-encoder layer {max(self.layers)}, and the loaded model's has {model.encoder_layers}"
+        return None
+
+    def applied(self, layers: Sequence[Any]) -> AbstractContextManager[None]:
+        """See `alignit.concepts.concept.EncoderChange`."""
+        return prefixed(layers, self.layers)
 
 
 @contextmanager

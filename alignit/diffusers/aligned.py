@@ -8,20 +8,22 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from alignit.algorithm.controls import MAX_STRENGTH, Controls, ControlsError
+from alignit.algorithm.controls import MAX_STRENGTH, Controls
 from alignit.algorithm.injection import EncodedBatch, Injection, row_strength
+from alignit.algorithm.options import ControlsError
 from alignit.algorithm.prompts import base_chunk, dummy_chunk
 from alignit.algorithm.steps import StepRange
 from alignit.concepts.concept import Concept, ModelShapes
-from alignit.concepts.weight_change import Change
+from alignit.concepts.weight_change import WeightChange
 from alignit.diffusers.attention_maps import MapWatch
-from alignit.diffusers.concepts import Mention, Parts, Token, Vocabulary
+from alignit.diffusers.concepts import ConceptPrompts, ConceptToken, Parts
 from alignit.diffusers.conditioning import Negative, condition, filler_tokens
 from alignit.diffusers.errors import AlignITError, AlignITWarning
 from alignit.diffusers.text import text_encoders
 from alignit.diffusers.unet import Sampling, check_projections, layer_modules
 from alignit.maps.result import AttentionMaps
 from alignit.maps.words import MapChoice
+from alignit.prompt.resolve import Mention
 from alignit.prompt.suggestions import noun_tokens, suggest_class_words
 
 
@@ -55,7 +57,7 @@ class AlignIT:
                 "XL"
             )
         self._check(concepts)
-        self._vocabulary = Vocabulary(concepts, class_words or {}, self._nearest)
+        self._concepts = ConceptPrompts(concepts, class_words or {}, self._nearest)
         self._maps: MapWatch | None = None
 
     def __call__(
@@ -143,11 +145,11 @@ class AlignIT:
         texts = [prompt] if isinstance(prompt, str) else list(prompt)
         if not texts:
             raise AlignITError("There is no prompt: give at least one")
-        prompts = [self._vocabulary.parts(text, align) for text in texts]
+        prompts = [self._concepts.parts(text, align) for text in texts]
         tokens = [_tokens(parts) for parts in prompts]
-        if not any(tokens):
+        if all(isinstance(part, str) for parts in prompts for part in parts):
             self._warn(
-                f"No prompt names a concept, so the pictures are the pipeline's own. There is {self._vocabulary}: "
+                f"No prompt names a concept, so the pictures are the pipeline's own. There is {self._concepts}: "
                 "name it in the prompt"
             )
         changes = _changes(tokens)
@@ -218,7 +220,7 @@ class AlignIT:
             AlignITError: As in a call.
         """
         encoder = text_encoders(self.pipe)[0]
-        parts = self._vocabulary.parts(prompt, align=True)
+        parts = self._concepts.parts(prompt, align=True)
         controls = _controls([parts], Controls())
         filler = filler_tokens(encoder, lambda name: controls[name].filler)
         lines = []
@@ -238,9 +240,9 @@ class AlignIT:
             raise AlignITError(
                 f"There are {len(texts)} negative prompts for {count} prompts: give one, or one for each"
             )
-        return Negative(texts, [self._vocabulary.parts(text, align=False) for text in texts])
+        return Negative(texts, [self._concepts.parts(text, align=False) for text in texts])
 
-    def _moved(self, changes: Iterable[Change]) -> tuple[Change, ...]:
+    def _moved(self, changes: Iterable[WeightChange]) -> tuple[WeightChange, ...]:
         # Else the weights would be moved in each layer at each step.
         place = self.pipe._execution_device, self.pipe.unet.dtype
         return tuple(change.to(*place) for change in dict.fromkeys(changes))
@@ -279,7 +281,7 @@ class AlignIT:
     def _warn(message: str) -> None:
         warnings.warn(f"{message.rstrip('.')}.", AlignITWarning, stacklevel=_outside())
 
-    def _nearest(self, token: Token) -> list[str]:
+    def _nearest(self, token: ConceptToken) -> list[str]:
         if token.embedding is None:
             return []
         encoders = text_encoders(self.pipe)
@@ -322,7 +324,7 @@ def _controls(prompts: Sequence[Parts], default: Controls) -> dict[str, Controls
     """Return how each concept is put in, by the name of its token."""
     options: dict[str, str] = {}
     for mention in (part for parts in prompts for part in parts if isinstance(part, Mention)):
-        name = mention.token.name
+        name = mention.name
         if options.setdefault(name, mention.options) != mention.options:
             raise AlignITError(f"'{name}' has two sets of options: write the same at all of its mentions")
     try:
@@ -331,15 +333,15 @@ def _controls(prompts: Sequence[Parts], default: Controls) -> dict[str, Controls
         raise AlignITError(f"In the prompt, {error}") from None
 
 
-def _tokens(parts: Parts) -> list[Token]:
-    return [part.token for part in parts if not isinstance(part, str)]
+def _tokens(parts: Parts) -> list[ConceptToken]:
+    return [part.item for part in parts if not isinstance(part, str) and part.item is not None]
 
 
-def _changes(prompts: Sequence[Sequence[Token]]) -> dict[str, Change]:
+def _changes(prompts: Sequence[Sequence[ConceptToken]]) -> dict[str, WeightChange]:
     return {token.name: token.change for tokens in prompts for token in tokens if token.change is not None}
 
 
-def _check_plain(prompts: Sequence[Sequence[Token]]) -> None:
+def _check_plain(prompts: Sequence[Sequence[ConceptToken]]) -> None:
     """Check that plain Custom Diffusion means the same for all prompts: its weights act on the whole batch."""
     if len({frozenset(token.change for token in tokens if token.change) for tokens in prompts}) > 1:
         raise AlignITError(

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 
 from alignit.algorithm.hooks import eager
-from alignit.diffusers.concepts import Mention, Parts
-from alignit.diffusers.text import Target, TextEncoder
+from alignit.diffusers.concepts import Parts
+from alignit.diffusers.text import PipelineEncoder, Target
 from alignit.maps.recorder import Recorder
 from alignit.maps.result import AttentionMaps, MappedText
 from alignit.maps.words import MapChoice, bounded, names_of, words_of
+from alignit.prompt.resolve import Mention
 from alignit.prompt.syntax import name_key
 
 
@@ -34,7 +35,7 @@ class MapWatch:
     def recording(
         self,
         pipe: Any,
-        encoder: TextEncoder,
+        encoder: PipelineEncoder,
         prompts: Sequence[Parts],
         alone: Sequence[str],
         fraction: Callable[[tuple[Any, ...], dict[str, Any]], float],
@@ -86,11 +87,9 @@ class MapWatch:
                 "attention without to_q and to_k, as with fused projections"
             )
 
-    def _text(self, encoder: TextEncoder, parts: Parts, alone: Sequence[str]) -> tuple[str, Any]:
+    def _text(self, encoder: PipelineEncoder, parts: Parts, alone: Sequence[str]) -> tuple[str, Any]:
         chunks = encoder.target_chunks(parts)
-        words = {
-            part.token.name: part.class_word for part in parts if isinstance(part, Mention) and part.token.name in alone
-        }
+        words = {part.name: part.class_word for part in parts if isinstance(part, Mention) and part.name in alone}
         names = [names_of(chunk, _embeddings(chunk), words) for chunk in chunks]
         found = words_of(chunks, names, _Vocabulary(encoder), self._choice.words)
         return encoder.text_of(chunks[0].chunk, chunks[0].text_stop), bounded(found)
@@ -108,7 +107,7 @@ _END = "</w>"
 class _Vocabulary:
     """A text encoder's, as `alignit.maps.words` asks for it."""
 
-    def __init__(self, encoder: TextEncoder) -> None:
+    def __init__(self, encoder: PipelineEncoder) -> None:
         self._encoder = encoder
         # CLIP's tokens say where words end; a vocabulary that does not is one of whole words.
         self._marks_ends = any(token.endswith(_END) for token in encoder.tokenizer.get_vocab())

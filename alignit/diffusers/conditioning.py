@@ -10,9 +10,10 @@ import torch
 
 from alignit.algorithm.conditioning import Injected, splice
 from alignit.algorithm.prompts import base_chunk
-from alignit.diffusers.concepts import Parts, PlainMention
+from alignit.diffusers.concepts import Parts
 from alignit.diffusers.errors import AlignITError
-from alignit.diffusers.text import Encoded, EncoderChange, Target, TextEncoder, text_encoders
+from alignit.diffusers.text import Encoded, EncoderChanges, PipelineEncoder, Target, text_encoders
+from alignit.prompt.resolve import PlainMention
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def condition(
         AlignITError: A concept does not fit into a chunk, or the text encoders do not agree on its place.
     """
     encoders = text_encoders(pipe)
-    targets = [[encoder.target_chunks(parts, _change(parts)) for parts in prompts] for encoder in encoders]
+    targets = [[encoder.target_chunks(parts, _changes(parts)) for parts in prompts] for encoder in encoders]
     count = _longest(targets)
     negatives = None
     if count > 1 or (negative and any(isinstance(part, PlainMention) for parts in negative.parts for part in parts)):
@@ -102,7 +103,7 @@ def condition(
     return Conditioned(arguments, injected)
 
 
-def filler_tokens(encoder: TextEncoder, filler: Callable[[str], str]) -> Callable[[str], int]:
+def filler_tokens(encoder: PipelineEncoder, filler: Callable[[str], str]) -> Callable[[str], int]:
     """Return what gives the token id of each concept's filler.
 
     Raises:
@@ -118,21 +119,21 @@ def filler_tokens(encoder: TextEncoder, filler: Callable[[str], str]) -> Callabl
     return token
 
 
-def _change(parts: Parts) -> EncoderChange:
-    """Return the change of the text encoder for all of a prompt: CatVersion's own way."""
-    plain = [part.token.prefixes for part in parts if isinstance(part, PlainMention)]
-    return tuple(dict.fromkeys(prefixes for prefixes in plain if prefixes is not None))
+def _changes(parts: Parts) -> EncoderChanges:
+    """Return the changes of the text encoder for all of a prompt: CatVersion's own way."""
+    plain = [part.item.encoder_change for part in parts if isinstance(part, PlainMention) and part.item is not None]
+    return tuple(dict.fromkeys(change for change in plain if change is not None))
 
 
 def _longest(batches: Sequence[Sequence[Sequence[Target]]]) -> int:
     return max(len(chunks) for batch in batches for chunks in batch)
 
 
-def _padded(encoder: TextEncoder, batch: Sequence[list[Target]], count: int) -> list[list[Target]]:
+def _padded(encoder: PipelineEncoder, batch: Sequence[list[Target]], count: int) -> list[list[Target]]:
     return [chunks + [encoder.empty_chunk()] * (count - len(chunks)) for chunks in batch]
 
 
-def _encode(encoder: TextEncoder, batch: Sequence[Sequence[Target]], clip_skip: int | None) -> Encoded:
+def _encode(encoder: PipelineEncoder, batch: Sequence[Sequence[Target]], clip_skip: int | None) -> Encoded:
     """Encode the base prompts, all in as many chunks."""
     results = [
         encoder.encode([base_chunk(target) for target in chunks], clip_skip) for chunks in zip(*batch, strict=True)
@@ -140,7 +141,7 @@ def _encode(encoder: TextEncoder, batch: Sequence[Sequence[Target]], clip_skip: 
     return Encoded(torch.cat([result.rows for result in results], dim=1), results[0].pooled)
 
 
-def _one(encoder: TextEncoder, clip_skip: int | None) -> Callable[[Any], torch.Tensor]:
+def _one(encoder: PipelineEncoder, clip_skip: int | None) -> Callable[[Any], torch.Tensor]:
     return lambda chunk: encoder.encode([chunk], clip_skip).rows[0]
 
 

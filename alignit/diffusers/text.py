@@ -14,13 +14,13 @@ from typing import Any, TypeAlias
 import torch
 
 from alignit.algorithm.prompts import Chunk, Span, TargetChunk
-from alignit.concepts.concept import EncoderPrefixes, TokenEmbedding
-from alignit.concepts.prefixes import prefixed
-from alignit.diffusers.concepts import Mention, Parts, PlainMention
+from alignit.concepts.concept import EncoderChange, TokenEmbedding
+from alignit.diffusers.concepts import Parts, TokenMention
 from alignit.diffusers.errors import AlignITError
+from alignit.prompt.resolve import Mention, PlainMention
 
 Target: TypeAlias = TargetChunk[TokenEmbedding | None]
-EncoderChange: TypeAlias = tuple[EncoderPrefixes, ...]
+EncoderChanges: TypeAlias = tuple[EncoderChange, ...]
 """What a text encoder is changed by, in a chunk's ``encoder_change``."""
 
 _FILLER = "*"
@@ -40,7 +40,7 @@ class Encoded:
     pooled: torch.Tensor | None
 
 
-class TextEncoder:
+class PipelineEncoder:
     """A CLIP text encoder with its tokenizer.
 
     Attributes:
@@ -91,12 +91,12 @@ class TextEncoder:
             text = convert(text, self.tokenizer)
         return list(self.tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
 
-    def target_chunks(self, parts: Parts, change: EncoderChange = ()) -> list[Target]:
+    def target_chunks(self, parts: Parts, changes: EncoderChanges = ()) -> list[Target]:
         """Cut a prompt into chunks, at least one; a concept is never cut in two.
 
         Args:
             parts: The prompt.
-            change: A change of the text encoder for all of it.
+            changes: Changes of the text encoder for all of it.
 
         Raises:
             AlignITError: A concept does not fit into a chunk.
@@ -105,12 +105,12 @@ class TextEncoder:
         for part in parts:
             if isinstance(part, Mention):
                 self._add(chunks, part)
-            elif isinstance(part, PlainMention) and part.token.embedding is not None:
-                self._add_plain(chunks, part.token.name, part.token.embedding)
+            elif isinstance(part, PlainMention) and part.item is not None and part.item.embedding is not None:
+                self._add_plain(chunks, part.name, part.item.embedding)
             else:
                 for token in self.tokenize(part if isinstance(part, str) else part.text):
                     self._with_room(chunks, 1).tokens.append(token)
-        return [self._close(chunk, change) for chunk in chunks]
+        return [self._close(chunk, changes) for chunk in chunks]
 
     def empty_chunk(self) -> Target:
         """Return a chunk without text."""
@@ -173,10 +173,10 @@ class TextEncoder:
             handle.remove()
 
     @contextmanager
-    def _changed(self, change: Any) -> Iterator[None]:
+    def _changed(self, changes: Any) -> Iterator[None]:
         with ExitStack() as stack:
-            for prefixes in change or ():
-                stack.enter_context(prefixed(self._transformer.encoder.layers, prefixes.layers))
+            for change in changes or ():
+                stack.enter_context(change.applied(self._transformer.encoder.layers))
             yield
 
     def _add_plain(self, chunks: list[_Open], name: str, embedding: TokenEmbedding) -> None:
@@ -184,23 +184,24 @@ class TextEncoder:
         chunk.embeddings.append((chunk.row, embedding))
         chunk.tokens += [self.filler] * embedding.length
 
-    def _add(self, chunks: list[_Open], mention: Mention) -> None:
-        token = mention.token
+    def _add(self, chunks: list[_Open], mention: TokenMention) -> None:
+        name, token = mention.name, mention.item
         class_tokens = tuple(self.tokenize(mention.class_word))
         if not class_tokens:
             raise AlignITError(
-                f"The class word '{mention.class_word}' of '{token.name}' has no letters that the text encoder "
+                f"The class word '{mention.class_word}' of '{name}' has no letters that the text encoder "
                 "knows: use another"
             )
-        vectors = token.embedding.length if token.embedding is not None else 0
+        embedding = token.embedding if token is not None else None
+        vectors = embedding.length if embedding is not None else 0
         words = tuple(self.tokenize(mention.words))
-        change = (token.prefixes,) if token.prefixes is not None else ()
+        changes = (token.encoder_change,) if token is not None and token.encoder_change is not None else ()
 
         def span(start: int) -> Span[TokenEmbedding | None]:
-            return Span(token.name, start, class_tokens, vectors, token.embedding, words, change)
+            return Span(name, start, class_tokens, vectors, embedding, words, changes)
 
         length = span(0).stop
-        chunk = self._with_room(chunks, length, token.name)
+        chunk = self._with_room(chunks, length, name)
         chunk.spans.append(span(chunk.row))
         chunk.tokens += [self.filler] * length
 
@@ -214,11 +215,11 @@ class TextEncoder:
             chunks.append(_Open())
         return chunks[-1]
 
-    def _close(self, chunk: _Open, change: EncoderChange) -> Target:
+    def _close(self, chunk: _Open, changes: EncoderChanges) -> Target:
         end, padding = self.tokenizer.eos_token_id, self.tokenizer.pad_token_id
         tokens = [self.tokenizer.bos_token_id, *chunk.tokens, end]
         tokens += [padding] * (self.capacity + 2 - len(tokens))
-        closed = Chunk(tuple(tokens), (1.0,) * len(tokens), tuple(chunk.embeddings), change)
+        closed = Chunk(tuple(tokens), (1.0,) * len(tokens), tuple(chunk.embeddings), changes)
         return TargetChunk(closed, tuple(chunk.spans), chunk.row)
 
 
@@ -242,13 +243,15 @@ def _in_order(parts: Mapping[Any, Encoded], keys: Sequence[Any]) -> Encoded:
     return Encoded(torch.stack([next(items[key]) for key in keys]), None)
 
 
-def text_encoders(pipe: Any) -> list[TextEncoder]:
+def text_encoders(pipe: Any) -> list[PipelineEncoder]:
     """Return a pipeline's text encoders, in the order in which it joins their rows.
 
     Raises:
         AlignITError: It has none that AlignIT works with.
     """
-    found = [TextEncoder(pipe, suffix) for suffix in _KEYS if getattr(pipe, f"text_encoder{suffix}", None) is not None]
+    found = [
+        PipelineEncoder(pipe, suffix) for suffix in _KEYS if getattr(pipe, f"text_encoder{suffix}", None) is not None
+    ]
     if not found:
         raise AlignITError("The pipeline has no text encoder: load it with one")
     return found

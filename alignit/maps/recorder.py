@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from alignit.algorithm.controls import Layers, Place, place_of
+from alignit.algorithm.layers import Layers, Place, place_of
 from alignit.concepts.layer_names import layer_of
 from alignit.maps.result import AttentionMaps, MappedText, Recorded, Sum
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from alignit.algorithm.controls import Layers, Place
+from alignit.algorithm.layers import Layers, Place
 from alignit.prompt.syntax import name_key
 
 if TYPE_CHECKING:

@@ -11,7 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from alignit.algorithm.controls import Controls, ControlsError, Layers
+from alignit.algorithm.controls import Controls
+from alignit.algorithm.layers import Layers
+from alignit.algorithm.options import ControlsError
 from alignit.algorithm.prompts import E, Span, TargetChunk, base_chunk
 from alignit.algorithm.steps import StepRange
 from alignit.maps.result import MappedToken, MappedWord

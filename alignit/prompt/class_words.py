@@ -1,19 +1,18 @@
 """Class words: the ordinary word for what a concept is, and where a user may have said it.
 
 The panel and the API take a list, ``my-cat=cat, my-dog=golden retriever``; a word on its own is for every concept that
-the list does not name. Options may follow a word, ``my-cat=cat; 0.5`` (see `alignit.algorithm.controls`). A word can be
-remembered with a concept: in the ``.json`` file beside it, which WebUIs keep for the user's own metadata, under the key
-``class word``.
+the list does not name. Options may follow a word, ``my-cat=cat; 0.5``, with a meaning that is not known here. A word
+can be remembered with a concept: in the ``.json`` file beside it, which WebUIs keep for the user's own metadata, under
+the key ``class word``.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from alignit.algorithm.controls import Controls, ControlsError
 from alignit.prompt.sidecar import SidecarError, read_sidecar, sidecar_path, update_sidecar
 from alignit.prompt.syntax import class_word_error, name_key, with_options
 
@@ -33,8 +32,13 @@ class ClassWords:
     Names are compared without regard to case, as the text encoder's tokens are.
     """
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, check_options: Callable[[str], object] | None = None) -> None:
         """Read a list.
+
+        Args:
+            text: The list.
+            check_options: Raises a ValueError for options that cannot be used, as `Controls.with_options` does; None
+                takes all as they are.
 
         Raises:
             ClassWordError: An entry is malformed; the message quotes it.
@@ -50,8 +54,9 @@ class ClassWords:
                 raise ClassWordError(f"'{entry}' in the class words names no concept: write my-cat=cat")
             word, options = with_options(given)
             try:
-                Controls().with_options(options)
-            except ControlsError as error_in_options:
+                if check_options is not None:
+                    check_options(options)
+            except ValueError as error_in_options:
                 raise ClassWordError(f"In '{entry}' in the class words, {error_in_options}") from None
             if options and not separator:
                 raise ClassWordError(f"'{entry}' in the class words has options for no concept: write my-cat={entry}")
@@ -81,7 +86,7 @@ class ClassWords:
 
 
 @dataclass(frozen=True)
-class Place:
+class EntryPlace:
     """Where the class word of one concept stands in a list, or would stand.
 
     Attributes:
@@ -105,7 +110,7 @@ class Place:
         return text[: self.start] + self.before + word + text[self.stop :]
 
 
-def place_in_list(text: str, name: str) -> Place:
+def place_in_list(text: str, name: str) -> EntryPlace:
     """Find the place of a concept's class word in a list, in its entry or after the last one.
 
     Raises:
@@ -125,14 +130,14 @@ def place_in_list(text: str, name: str) -> Place:
         begin = stop - len(parts[index][2]) + len(given) - len(given.lstrip())
         end = begin + len(given.strip())
         if semicolon:
-            return Place(begin, end, "", begin, end)  # its options stay
+            return EntryPlace(begin, end, "", begin, end)  # its options stay
         # With the separator after it, or the one before it where it is the last.
         last = index + 1 == len(entries)
         start = entries[index - 1][1] if last and index else start
-        return Place(begin, end, "", start, stop if last else entries[index + 1][0])
+        return EntryPlace(begin, end, "", start, stop if last else entries[index + 1][0])
     used = [stop for start, stop in entries if text[start:stop].strip()]
     end = len(text[: used[-1]].rstrip()) if used else 0
-    return Place(end, len(text), f"{', ' if used else ''}{name}=", 0, 0)
+    return EntryPlace(end, len(text), f"{', ' if used else ''}{name}=", 0, 0)
 
 
 def with_class_word(text: str, name: str, word: str) -> str:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
+from collections.abc import Iterable
 
 from alignit.webui.host import host
 from alignit.webui.host.ports import Setting
@@ -26,42 +25,22 @@ _CACHE_MIB = Setting(
     "Memory for concepts' files that were used, in MiB",
     "the one in use is always kept",
 )
-_DELTAS_FOLDER = Setting(
-    "alignit_deltas_folder", "", "Folder with Custom Diffusion files", "empty: models/deltas", folder=True
-)
-_CATVERSION_FOLDER = Setting(
-    "alignit_catversion_folder", "", "Folder with CatVersion adapters", "empty: models/catversion", folder=True
-)
-_SETTINGS = (_USE_SUGGESTIONS, _NOTES_IN_INFO, _CACHE_MIB, _DELTAS_FOLDER, _CATVERSION_FOLDER)
+_SETTINGS = (_USE_SUGGESTIONS, _NOTES_IN_INFO, _CACHE_MIB)
 _REMARK = "What AlignIT's panel starts with is kept where it is for the rest of the page: Settings, Other, Defaults."
 
 
-def add_settings() -> None:
-    """Add the section; the host calls this when it builds its settings page."""
-    host().options.add(("alignit", "AlignIT"), _SETTINGS, _REMARK)
+def add_settings(folders: Iterable[Setting]) -> None:
+    """Add the section, when the host builds its settings page.
+
+    Args:
+        folders: The settings of folders with concepts' files.
+    """
+    host().options.add(("alignit", "AlignIT"), [*_SETTINGS, *folders], _REMARK)
 
 
-def settings() -> dict[str, bool | int | str]:
-    """Return AlignIT's settings by name."""
-    return {setting.name: _value(setting) for setting in _SETTINGS}
-
-
-def deltas_folder() -> Path:
-    """Return the folder with Custom Diffusion files."""
-    # custom-diffusion-webui defines the flag, where it is installed.
-    flag = host().options.flag("deltas_dir", "")
-    return _folder(_DELTAS_FOLDER, flag or Path(host().options.models_folder) / "deltas")
-
-
-def catversion_folder() -> Path:
-    """Return the folder with CatVersion adapters."""
-    return _folder(_CATVERSION_FOLDER, Path(host().options.models_folder) / "catversion")
-
-
-def _folder(setting: Setting, default: str | Path) -> Path:
-    text = str(_value(setting)).strip()
-    # The host's tabs compare paths as text.
-    return Path(os.path.abspath(os.path.expanduser(text or default)))
+def settings(folders: Iterable[Setting]) -> dict[str, bool | int | str]:
+    """Return AlignIT's settings by name; takes those of folders with concepts' files."""
+    return {setting.name: _value(setting) for setting in (*_SETTINGS, *folders)}
 
 
 def use_suggestions() -> bool:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 import alignit
-from alignit.algorithm.controls import Controls, ControlsError
-from alignit.algorithm.options import Documented, Option, help_of, options_of
+from alignit.algorithm.controls import Controls
+from alignit.algorithm.options import ControlsError, Documented, Option, help_of, options_of
 from alignit.webui.generation.arguments import Arguments, restored_by, was_enabled
 from alignit.webui.generation.declarations import Argument, ArgumentsError, Axis, Declaration, Paste
 

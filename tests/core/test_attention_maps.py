@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from alignit.algorithm.controls import Layers
+from alignit.algorithm.layers import Layers
 from alignit.maps.pictures import overlay, sheet
 from alignit.maps.recorder import Recorder, token_probabilities
 from alignit.maps.result import MappedText, MappedToken, MappedWord, NoMapError, newest_within

@@ -6,8 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alignit.algorithm.controls import Controls, ControlsError, Layers, Schedule
+from alignit.algorithm.controls import Controls, Schedule
 from alignit.algorithm.injection import needs_projections, row_strength
+from alignit.algorithm.layers import Layers
+from alignit.algorithm.options import ControlsError
 from alignit.algorithm.steps import StepRange
 
 SD1 = [f"input_blocks.{n}.1" for n in (1, 2, 4, 5, 7, 8)] + ["middle_block.1"]

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from alignit.algorithm.controls import ControlsError, Layers
+from alignit.algorithm.layers import Layers
+from alignit.algorithm.options import ControlsError
 from alignit.algorithm.prompts import Chunk, Span, TargetChunk
 from alignit.algorithm.steps import StepRange
 from alignit.maps.result import MappedToken, MappedWord

@@ -6,9 +6,8 @@ import pytest
 import torch
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from alignit.concepts.concept import Prefix
 from alignit.concepts.formats import load_concept
-from alignit.concepts.prefixes import prefixed
+from alignit.concepts.prefixes import Prefix, prefixed
 from tests.core.reference import encode, encode_by_hand, padded, text_encoder
 from tests.formats.writers import REAL_ADAPTERS
 
@@ -47,15 +46,15 @@ def test_equals_the_published_attention(length: int, layers: list[int]) -> None:
 @pytest.mark.parametrize("name", ["teddybear", "colorful_teapot"])
 def test_real_adapters_in_an_encoder_of_their_size(name: str, attention: str) -> None:
     concept = load_concept(REAL_ADAPTERS / name / "pytorch_adapter.bin")
-    assert concept.prefixes is not None
+    assert concept.encoder_change is not None
     torch.manual_seed(0)
     config = CLIPTextConfig(
         vocab_size=400, hidden_size=768, intermediate_size=64, num_hidden_layers=12, num_attention_heads=12
     )
     config._attn_implementation = attention
     model = CLIPTextModel(config).eval()
-    wanted = encode_by_hand(model, PROMPT, as_pairs(dict(concept.prefixes.layers)))
-    with prefixed(model.text_model.encoder.layers, concept.prefixes.layers):
+    wanted = encode_by_hand(model, PROMPT, as_pairs(dict(concept.encoder_change.layers)))
+    with prefixed(model.text_model.encoder.layers, concept.encoder_change.layers):
         ours = encode(model, PROMPT)
     assert torch.allclose(ours.double(), wanted, atol=1e-4)
     assert not torch.allclose(ours, encode(model, PROMPT), atol=1e-2)

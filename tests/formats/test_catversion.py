@@ -23,11 +23,11 @@ def test_real_adapters(name: str) -> None:
     assert concept.class_word == name.replace("_", " ")
     assert concept.tokens == ()
     assert concept.weights is None
-    assert concept.prefixes.hidden == 768
-    assert list(concept.prefixes.layers) == [9, 10, 11]
+    assert concept.encoder_change.hidden == 768
+    assert list(concept.encoder_change.layers) == [9, 10, 11]
     # Trusted files; cuda:1 is where they were trained.
     flat = torch.load(path, map_location="cpu", weights_only=True).popitem()[1]
-    prefixes = concept.prefixes.layers.values()
+    prefixes = concept.encoder_change.layers.values()
     assert torch.equal(torch.cat([row for prefix in prefixes for row in (prefix.key[0], prefix.value[0])]), flat)
     assert concept.nbytes == flat.numel() * 4
 
@@ -38,7 +38,7 @@ def test_flat(tmp_path: Path, length: int) -> None:
     path = save_adapter(
         tmp_path / "cat", {"control_trans": torch.nn.Parameter(flat)}, settings={"prefix_length": length}
     )
-    layers = load_concept(path).prefixes.layers
+    layers = load_concept(path).encoder_change.layers
     states = flat.view(length, 6, WIDTH)
     for index, layer in enumerate(LAYERS):
         assert torch.equal(layers[layer].key, states[:, 2 * index])
@@ -55,7 +55,7 @@ def test_not_flat_equals_its_own_network(tmp_path: Path, length: int) -> None:
     for settings_there in (True, False):
         if not settings_there:
             path.with_name("adapter_config.json").unlink()
-        layers = load_concept(path).prefixes.layers
+        layers = load_concept(path).encoder_change.layers
         for index, layer in enumerate(LAYERS):
             torch.testing.assert_close(layers[layer].key, states[:, 2 * index * WIDTH :][:, :WIDTH])
             torch.testing.assert_close(layers[layer].value, states[:, (2 * index + 1) * WIDTH :][:, :WIDTH])
@@ -63,7 +63,7 @@ def test_not_flat_equals_its_own_network(tmp_path: Path, length: int) -> None:
 
 def test_layers_come_from_the_names(tmp_path: Path) -> None:
     path = save_adapter(tmp_path / "cat", {"control_trans": random(4 * WIDTH)}, layers=(9, 2))
-    layers = load_concept(path).prefixes.layers
+    layers = load_concept(path).encoder_change.layers
     assert list(layers) == [2, 9]
     assert torch.equal(layers[2].key[0], random(4 * WIDTH)[:WIDTH])
 
@@ -71,7 +71,7 @@ def test_layers_come_from_the_names(tmp_path: Path) -> None:
 def test_without_its_settings_the_prefix_is_one_token(tmp_path: Path) -> None:
     path = save_adapter(tmp_path / "cat", {"control_trans": random(6 * WIDTH)})
     path.with_name("adapter_config.json").unlink()
-    assert load_concept(path).prefixes.hidden == WIDTH
+    assert load_concept(path).encoder_change.hidden == WIDTH
 
 
 @pytest.mark.parametrize(

@@ -136,7 +136,7 @@ def survive(folder: Path, data: bytes) -> bool:
     if isinstance(result, ConceptFileError):
         assert "'file'" in str(result)
         return False
-    assert result.tokens or result.weights or result.prefixes
+    assert result.tokens or result.weights or result.encoder_change
     assert result.nbytes <= max(len(data), 2**22) * 2
     for token in result.tokens:
         for vectors in token.vectors.values():

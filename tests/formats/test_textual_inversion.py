@@ -21,7 +21,7 @@ SMALL, LARGE = random(2, 16, seed=3), random(2, 24, seed=4)
 def expect(concept: Concept, **tokens: torch.Tensor | tuple[torch.Tensor, torch.Tensor]) -> None:
     assert concept.family is Family.TEXTUAL_INVERSION
     assert concept.weights is None
-    assert concept.prefixes is None
+    assert concept.encoder_change is None
     assert [token.name for token in concept.tokens] == list(tokens)
     for token, wanted in zip(concept.tokens, tokens.values(), strict=True):
         halves = wanted if isinstance(wanted, tuple) else (wanted,)

@@ -211,9 +211,9 @@ def test_concepts_are_written_as_alignit_reads_them(untrained: Miniature, tmp_pa
     concept = load_concept(path)
     if method == "catversion":
         assert concept.family is Family.CATVERSION
-        assert concept.prefixes is not None
-        assert set(concept.prefixes.layers) == {2, 3, 4}
-        assert concept.prefixes.layers[3].key.shape == (1, TEXT_WIDTH)
+        assert concept.encoder_change is not None
+        assert set(concept.encoder_change.layers) == {2, 3, 4}
+        assert concept.encoder_change.layers[3].key.shape == (1, TEXT_WIDTH)
         assert concept.class_word == "cat"
     elif method == "custom_diffusion":
         assert concept.weights is not None

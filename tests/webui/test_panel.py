@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+import alignit
 from tests.webui.conftest import FakeHost
 
 PROMPT = "a my-cat in snow"
@@ -47,11 +48,12 @@ def test_the_panels_list_asks_the_server_in_one_call(host: FakeHost, monkeypatch
     click = component.click
     monkeypatch.setattr(component, "click", lambda self, **event: seen.append(event) or click(self, **event))
     components = host.script.ui(is_img2img=False)
-    (asked,) = [event for event in seen if event["fn"] is not None]
+    asked, report = [event for event in seen if event["fn"] is not None]
     assert asked["inputs"][1:] == [prompt, components[1], components[5], styles]
     answer = asked["fn"]('{"number": 3, "action": "look", "lengths": {}}', PROMPT, "my-cat=cat", "", [])
     assert '"number": 3' in answer
     assert '"name": "my-cat"' in answer
+    assert report["fn"]().startswith(f"AlignIT: {alignit.__version__}\n")
 
 
 @pytest.mark.parametrize(

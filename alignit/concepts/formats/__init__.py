@@ -8,7 +8,7 @@ one takes in memory and time is bounded by the file's length and a few fixed lim
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,12 +43,7 @@ def load_concept(
         ConceptFileError: The file, or one that belongs to it, cannot be used.
     """
     with open_contents(Path(path)) as contents:
-        family = _family(contents)
-        if family is Family.CATVERSION:
-            return read_catversion(contents)
-        if family is Family.CUSTOM_DIFFUSION:
-            return read_custom_diffusion(contents, token_names, [Path(file) for file in token_files])
-        return read_textual_inversion(contents, token_names)
+        return _reader(contents).read(contents, token_names, [Path(file) for file in token_files])
 
 
 @dataclass(frozen=True)
@@ -75,25 +70,58 @@ def read_outline(path: str | os.PathLike[str]) -> Outline:
             `load_concept`.
     """
     with open_contents(Path(path)) as contents:
-        family = _family(contents)
-        return Outline(
-            family, read_token_names(contents) if family is Family.CUSTOM_DIFFUSION else (), dict(contents.metadata)
-        )
+        reader = _reader(contents)
+        return Outline(reader.family, reader.token_names(contents), dict(contents.metadata))
 
 
-def _family(contents: Contents) -> Family:
+@dataclass(frozen=True)
+class Reader:
+    """What reads the files of a family.
+
+    Attributes:
+        family: The family.
+        claims: Says whether a file is one of it, whatever else is in it: asked before files that are of no use.
+        recognises: Says whether a file that no family claims is one of it.
+        read: Reads it; takes names for its tokens, and files with these, as `load_concept` does.
+        token_names: Gives the names of its tokens without its numbers, as far as they are known.
+    """
+
+    family: Family
+    claims: Callable[[Contents], bool]
+    recognises: Callable[[Contents], bool]
+    read: Callable[[Contents, Sequence[str], Sequence[Path]], Concept]
+    token_names: Callable[[Contents], tuple[str, ...]] = lambda _contents: ()
+
+
+READERS = [
+    Reader(Family.CATVERSION, is_catversion, is_catversion, lambda contents, _names, _files: read_catversion(contents)),
+    Reader(
+        Family.CUSTOM_DIFFUSION,
+        lambda _contents: False,
+        is_custom_diffusion,
+        read_custom_diffusion,
+        read_token_names,
+    ),
+    Reader(
+        Family.TEXTUAL_INVERSION,
+        is_bundle,
+        is_textual_inversion,
+        lambda contents, names, _files: read_textual_inversion(contents, names),
+    ),
+]
+"""The families, in the order in which files are taken for theirs."""
+
+
+def _reader(contents: Contents) -> Reader:
     if not contents.tensors:
         raise contents.source.error("has no tensors in it", "Choose a concept's file")
-    if is_catversion(contents):
-        return Family.CATVERSION
-    if is_bundle(contents):
-        return Family.TEXTUAL_INVERSION
-    if error := unsupported(contents):
+    found = next((reader for reader in READERS if reader.claims(contents)), None)
+    if found is None and (error := unsupported(contents)):
         raise error
-    if is_custom_diffusion(contents):
-        return Family.CUSTOM_DIFFUSION
-    if is_textual_inversion(contents):
-        return Family.TEXTUAL_INVERSION
-    raise contents.source.error(
-        "is of no kind that is known", "Choose a textual inversion, a Custom Diffusion file, or a CatVersion adapter"
-    )
+    found = found or next((reader for reader in READERS if reader.recognises(contents)), None)
+    if found is None:
+        raise contents.source.error(
+            "is of no kind that is known",
+            "Choose a textual inversion, a Custom Diffusion file, or a CatVersion adapter",
+        )
+    return found

@@ -18,10 +18,11 @@ from pathlib import Path
 
 import torch
 
-from alignit.concepts.concept import Concept, EncoderPrefixes, Family, Prefix
+from alignit.concepts.concept import Concept, Family
 from alignit.concepts.formats.contents import Contents
 from alignit.concepts.formats.json_data import JsonError, parse_json
 from alignit.concepts.formats.source import DOWNLOAD_AGAIN, Source, StoredTensor, read_floats
+from alignit.concepts.prefixes import EncoderPrefixes, Prefix
 
 _FILE = "pytorch_adapter"
 _CONFIG_FILE = "adapter_config.json"
@@ -75,7 +76,7 @@ def read_catversion(contents: Contents) -> Concept:
         source.path,
         name,
         Family.CATVERSION,
-        prefixes=EncoderPrefixes(prefixes),
+        encoder_change=EncoderPrefixes(prefixes),
         class_word=suggested_class_word(name),
     )
 

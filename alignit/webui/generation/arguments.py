@@ -78,7 +78,7 @@ class Arguments:
             "concept that the list does not name. A class word in the prompt, `<my-cat=cat>`, comes first.",
             info="What each concept is, in ordinary words. <my-cat=cat> in the prompt does the same.",
             placeholder="my-cat=cat, my-dog=golden retriever",
-            check=ClassWords,
+            check=lambda text: ClassWords(text, Controls().with_options),
             infotext="AlignIT class words",
             paste=Paste.WRITTEN,
             axis=Axis("Class words"),

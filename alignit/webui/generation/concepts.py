@@ -1,30 +1,34 @@
-"""From a name in a prompt to a concept with its class word, or to a note that says why there is none."""
+"""From a name in a prompt to a concept with its class word, or to a note that says why there is none.
+
+The resolution is that of `alignit.prompt.resolve`; here are the concepts that the host has, and how problems are told.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from alignit.algorithm.controls import FILLER, Controls, ControlsError
-from alignit.concepts.weight_change import Change
-from alignit.prompt.class_words import ClassWordError, ClassWords, remembered
-from alignit.prompt.suggestions import class_word_after
-from alignit.prompt.syntax import (
-    Mark,
-    class_word_error,
-    is_words,
-    join_class_words,
-    marks_at,
-    name_key,
-    name_pattern,
-    spaced,
-    split,
+from alignit.algorithm.controls import FILLER, Controls
+from alignit.algorithm.options import ControlsError
+from alignit.prompt.class_words import ClassWords
+from alignit.prompt.problems import (
+    ClassWordAlone,
+    ForAnotherModel,
+    NoClassWord,
+    NoSuchConcept,
+    NotRemembered,
+    Problem,
+    ReadAsLetters,
+    SharedClassWord,
+    TooManyTokens,
+    TooManyVectors,
+    TwoSetsOfOptions,
 )
-from alignit.webui.generation.encoding import Concept, single_token
+from alignit.prompt.resolve import Candidate, Mention, PlainMention, Resolver, WordSources
+from alignit.prompt.syntax import Mark, split
+from alignit.webui.generation.encoding import ResolvedConcept
 from alignit.webui.host import host
-from alignit.webui.networks.catversion import Adapter, find_adapter
-from alignit.webui.networks.deltas import Delta, find_token
 from alignit.webui.networks.embeddings import (
     embedding_in_tokens,
     embeddings_in,
@@ -33,6 +37,7 @@ from alignit.webui.networks.embeddings import (
     nearest_class_words,
     passed_over_in,
 )
+from alignit.webui.networks.network import NetworkConcept
 from alignit.webui.networks.networks import Active
 from alignit.webui.settings import use_suggestions
 
@@ -45,26 +50,92 @@ class Found:
 
     Attributes:
         concept: The concept.
-        source: ``prompt``, ``panel``, ``remembered``, ``suggested``, or ``file`` for the name of its file or folder.
+        source: ``prompt``, ``panel``, ``remembered``, ``suggested``, or ``file`` for the name of its file or folder;
+            empty where there is none.
         options: The options that were given for this concept, as written.
     """
 
-    concept: Concept
+    concept: ResolvedConcept
     source: str
     options: str = ""
+
+
+class HostShelf:
+    """The concepts that the host has at hand: a `alignit.prompt.resolve.Shelf`.
+
+    A candidate's item is its `ResolvedConcept` without a class word.
+
+    Attributes:
+        networks: What the networks of the prompt at hand name.
+    """
+
+    def __init__(self) -> None:
+        """Start without networks."""
+        self.networks = Active()
+
+    def find(self, name: str) -> Candidate[ResolvedConcept] | None:
+        """See `alignit.prompt.resolve.Shelf`."""
+        as_words = self.networks.find(name)
+        if as_words is not None:
+            return self.of_words(as_words)
+        token = self.networks.find_token(name)
+        embedding = token[1] if token else find_embedding(name)
+        return None if embedding is None else self.of_embedding(embedding)
+
+    def of_words(self, concept: NetworkConcept) -> Candidate[ResolvedConcept]:
+        """Return a concept that stands in the prompt as words."""
+        item = _resolved(concept.name, None, concept, concept.filename)
+        return Candidate(
+            concept.name, item, False, concept.words, class_words=concept.class_words, files=(concept.filename,)
+        )
+
+    def of_embedding(self, embedding: Any) -> Candidate[ResolvedConcept]:
+        """Return the concept of an embedding that stands in the prompt, be it the host's or a network's token."""
+        token = self.networks.find_token(embedding.name)
+        network = token[0] if token else None
+        files = [network.filename if network else None, embedding.filename]
+        item = _resolved(embedding.name, embedding, network, files[0] if network else embedding.filename)
+        return Candidate(embedding.name, item, files=tuple(file for file in files if file), joins=network is not None)
+
+    def without_token(self) -> Iterable[Candidate[ResolvedConcept]]:
+        """See `alignit.prompt.resolve.Shelf`."""
+        return map(self.of_words, self.networks.as_words)
+
+    def names_in(self, text: str) -> Mapping[str, str]:
+        """See `alignit.prompt.resolve.Shelf`: embeddings that the host passes over and that fit all the same."""
+        return {name: name for name in passed_over_in(text) if find_embedding(name)}
+
+    def other_names_in(self, text: str) -> Iterable[str]:
+        """See `alignit.prompt.resolve.Shelf`."""
+        return embeddings_in(text)
+
+    def unfit_in(self, text: str) -> Iterable[str]:
+        """See `alignit.prompt.resolve.Shelf`."""
+        return filter(is_for_another_model, passed_over_in(text))
+
+    def is_unfit(self, name: str) -> bool:
+        """See `alignit.prompt.resolve.Shelf`."""
+        return is_for_another_model(name)
+
+    def class_word_error(self, word: str) -> str | None:
+        """See `alignit.prompt.resolve.Shelf`."""
+        tokens = _tokens(word)
+        itself = embedding_in_tokens(tokens)
+        if itself is not None:
+            return f"contains the embedding '{itself.name}', and must be an ordinary word"
+        if not tokens:
+            return "has no letters that the text encoder knows"
+        if len(tokens) > CHUNK_LENGTH:
+            return f"has {len(tokens)} tokens, and a prompt chunk holds {CHUNK_LENGTH}"
+        return None
 
 
 class Concepts:
     """Resolves the concepts of one generation: the `Lookup` of its `Encoding`.
 
-    A class word in the prompt, ``<my-cat=cat>``, comes before one in the panel, that before one remembered with the
-    embedding, and that before a suggested one, which the settings have to allow.
-
     Attributes:
-        networks: The Custom Diffusion and CatVersion concepts that are active in the prompt at hand.
         found: The concepts in use, by name.
-        refused: Those that stay as they are in the prompt, by name, with the class word that cannot be used, or none.
-        suggestions: For each concept that has none, the nearest nouns, nearest first.
+        suggestions: For each concept that has no class word, the nearest nouns, nearest first.
         notes: What was said, by the concept that it is about.
     """
 
@@ -76,187 +147,51 @@ class Concepts:
             controls: How concepts are put in that have no options of their own.
             say: Tells the user what cannot be done.
         """
-        self.networks = Active()
         self.found: dict[str, Found] = {}
-        self.refused: dict[str, Found] = {}
-        self.suggestions: dict[str, list[str]] = {}
         self.notes: dict[str, list[str]] = {}
         self._panel = words
         self._controls = controls
-        self._in_prompt: dict[str, str] = {}
-        self._options: dict[str, str] = {}
-        self._texts: list[str] = []
-        self._resolved: dict[tuple[Any, str | None, Change | None], Concept | None] = {}
-        self._kept: dict[tuple[str | None, ...], str | None] = {}
         self._say = say
+        self._shelf = HostShelf()
+        self._resolver = Resolver(self._shelf, WordSources(words.get, _nearest, use_suggestions()), self._tell)
+        self.suggestions = self._resolver.suggestions
+        self._refused: dict[str, Found] = {}
+        self._used: dict[Mention[ResolvedConcept], ResolvedConcept | None] = {}
+
+    @property
+    def networks(self) -> Active:
+        """What the networks of the prompt at hand name."""
+        return self._shelf.networks
+
+    @networks.setter
+    def networks(self, networks: Active) -> None:
+        self._shelf.networks = networks
+
+    @property
+    def refused(self) -> dict[str, Found]:
+        """The concepts that stay as they are in the prompt, with the class word that cannot be used, or none."""
+        refused = {name: _refused(mention) for name, mention in self._resolver.refused.items()}
+        return refused | self._refused
 
     def read(self, text: str) -> None:
         """Take the class words that a prompt text gives, for all mentions of their concepts in this generation."""
-        self._texts.append(text)
-        for part in split(text):
-            # One that cannot be used is told of where its mark is resolved, and says nothing about other mentions. The
-            # prompt can also still hold prompt editing here, as in <my-cat=[cat:dog:0.5]>.
-            if not isinstance(part, Mark):
-                continue
-            if part.class_word is not None and class_word_error(part.class_word) is None:
-                self._in_prompt.setdefault(name_key(part.name), part.class_word)
-            if part.options and self._options.setdefault(name_key(part.name), part.options) != part.options:
-                self._say_of(
-                    part.name,
-                    f"'{part.name}' has two sets of options in the prompt, and the first counts for all its mentions.",
-                )
-        for name in passed_over_in(text):
-            if is_for_another_model(name):
-                self._say_unfit(name)
+        self._resolver.read(text)
 
     def split(self, text: str) -> Iterator[str | Mark]:
         """See `alignit.webui.generation.encoding.Lookup`."""
-        for part in join_class_words(split(text), self._class_word_after):
-            if isinstance(part, Mark):
-                yield part
-            else:
-                yield from self._split_plain(part)
-
-    def _split_plain(self, text: str) -> Iterator[str | Mark]:
-        """Find what the host does not: embeddings that it passes over, and class words that are concepts themselves."""
-        names = {name: name for name in passed_over_in(text) if find_embedding(name)}
-        words = self._adapters_by_word()
-        if words:
-            # An embedding's name can hold a class word: my cat.pt.
-            names |= {name: "" for name in embeddings_in(text) if name.lower() not in words}
-            names |= {word: adapter.name for word, adapter in words.items()}
-        yield from marks_at(text, names)
-
-    def _adapters_by_word(self) -> dict[str, Adapter]:
-        found: dict[str, Adapter] = {}
-        for adapter in self.networks.adapters:
-            word = self._word_of_adapter(adapter)[0]
-            if word is None:
-                continue
-            other = found.get(spaced(word))
-            if other is not None and any(name_pattern(word).search(text) for text in self._texts):
-                self._say(
-                    f"'{word}' is the class word of both '{other.name}' and '{adapter.name}', and is taken for the "
-                    f"latter. Write <{other.name}={word}> where the other one stands."
-                )
-            found[spaced(word)] = adapter
-        return found
+        return self._resolver.split(text)
 
     def mark(self, mark: Mark) -> Any | None:
         """See `alignit.webui.generation.encoding.Lookup`."""
-        adapter = find_adapter(self.networks.adapters, mark.name)
-        if adapter is not None:
-            return self._resolve_adapter(adapter, mark.class_word)
-        delta = self._delta_of(mark.name)
-        embedding = delta[1] if delta else find_embedding(mark.name)
-        if mark.class_word is None:
-            return None if embedding is None else self.embedding(embedding)
-        if embedding is None:
-            return self._words(mark) if is_words(mark.name) else self._without_embedding(mark)
-        concept = self._resolve(embedding, mark.class_word)
-        if concept is None:
-            return embedding
-        follows = mark.trailing and concept.embedding is not None
-        return replace(concept, words=concept.class_word) if follows else concept
+        found = self._resolver.mark(mark)
+        if isinstance(found, PlainMention):
+            return found.item.embedding if found.item is not None else None
+        return None if found is None else self._concept(found)
 
-    def embedding(self, embedding: Any) -> Concept | None:
+    def embedding(self, embedding: Any) -> ResolvedConcept | None:
         """See `alignit.webui.generation.encoding.Lookup`."""
-        return self._resolve(embedding, self._in_prompt.get(name_key(embedding.name)))
-
-    def _delta_of(self, name: str) -> tuple[Delta, Any] | None:
-        return find_token(self.networks.deltas, name)
-
-    def _class_word_after(self, name: str, text: str) -> str | None:
-        delta = self._delta_of(name)
-        if delta is None:
-            return None
-        return class_word_after(text, [self._panel.get(name), self._remembered(*self._files(delta[1]))])
-
-    def _words(self, mark: Mark) -> Concept | None:
-        """Resolve "<cat=dog>": the keys and values of words at other words (the paper's section 3.3)."""
-        if is_for_another_model(mark.name):
-            return self._without_embedding(mark)
-        if not self._is_good(mark.name, mark.class_word or ""):
-            return None
-        tokens = host().model().encoders[0].tokens(mark.name)
-        if len(tokens) > CHUNK_LENGTH:
-            self._say(f"'{mark.name[:40]}...' has {len(tokens)} tokens, and a prompt chunk holds {CHUNK_LENGTH}.")
-            return None
-        if len(tokens) > len(mark.name.split()):
-            # Not what the text encoder knows as words: perhaps an embedding whose name is misspelt.
-            self._say_of(mark.name, f"There is no embedding '{mark.name}', so its letters are read as words.")
-        return self._use(Concept(mark.name, mark.class_word or "", None, words=mark.name), "prompt")
-
-    def _use(self, concept: Concept, source: str) -> Concept:
-        """Note a concept that is in use, with its controls."""
-        name, given = concept.name, []
-        controls = self._controls
-        for where, options in (
-            ("class words", self._panel.options(name)),
-            ("prompt", self._options.get(name_key(name), "")),
-        ):
-            try:
-                controls = controls.with_options(options)
-                given += [options] if options and options not in given else []
-            except ControlsError as error:
-                self._say_of(name, f"Of the options of '{name}' in the {where}, {error}. They are not used.")
-        if single_token(host().model().encoders[0], controls.filler) is None:
-            self._say_of(
-                name, f"The filler '{controls.filler}' of '{name}' is not one token: '{FILLER}' is used instead."
-            )
-            controls = replace(controls, filler=FILLER)
-        concept = replace(concept, controls=controls)
-        self.found[name] = Found(concept, source, "; ".join(given))
-        return concept
-
-    def _without_embedding(self, mark: Mark) -> Concept | None:
-        if is_for_another_model(mark.name):
-            self._say_unfit(mark.name)
-        else:
-            self._say(f"There is no embedding '{mark.name}' (written {mark.text}): check its name and folder.")
-        if not self._is_good(mark.name, mark.class_word or ""):
-            return None
-        self._say(f"'{mark.class_word}' alone stands for '{mark.name}' in the picture.")
-        return Concept(mark.name, mark.class_word or "", None)
-
-    def _resolve(self, embedding: Any, in_prompt: str | None) -> Concept | None:
-        delta = self._delta_of(embedding.name)
-        # By the object, not by its name: hires fix and a refiner can load a model for which that is another embedding.
-        key = embedding, in_prompt, delta[0].change if delta else None
-        if key not in self._resolved:
-            self._resolved[key] = self._resolve_anew(*key)
-        return self._resolved[key]
-
-    def _resolve_anew(self, embedding: Any, in_prompt: str | None, change: Change | None) -> Concept | None:
-        word, source = self._class_word(embedding, in_prompt)
-        concept = Concept(embedding.name, word or "", embedding, change, filename=self._files(embedding)[0])
-        if word is None or not self._is_good(embedding.name, word):
-            self.refused[embedding.name] = Found(concept, source)
-            return None
-        if int(embedding.vectors) > CHUNK_LENGTH:
-            self.refused[embedding.name] = Found(concept, source)
-            self._say_of(
-                embedding.name,
-                f"'{embedding.name}' has {embedding.vectors} vectors, and a prompt chunk holds {CHUNK_LENGTH}: "
-                f"'{word}' alone stands for it in the picture.",
-            )
-            return Concept(embedding.name, word, None)
-        return self._use(concept, source)
-
-    def _resolve_adapter(self, adapter: Adapter, in_mark: str | None) -> Concept | None:
-        word, source = (in_mark, "prompt") if in_mark is not None else self._word_of_adapter(adapter)
-        concept = _of_adapter(adapter, word)
-        if word is None or not self._is_good(adapter.name, word):
-            self.refused[adapter.name] = Found(concept, source)
-            return None
-        return self._use(concept, source)
-
-    def _word_of_adapter(self, adapter: Adapter) -> tuple[str | None, str]:
-        word, source = self._given(adapter.name, self._in_prompt.get(name_key(adapter.name)), adapter.filename)
-        if word is not None or not adapter.class_words:
-            return word, source
-        used = (word for word in adapter.class_words if any(name_pattern(word).search(text) for text in self._texts))
-        return next(used, adapter.class_words[0]), "file"
+        mention = self._resolver.mention(self._shelf.of_embedding(embedding))
+        return None if mention is None else self._concept(mention)
 
     def unused(self, networks: Active, used: Collection[str]) -> list[str]:
         """Say which networks have no concept in the prompt, and why; note their concepts as refused.
@@ -266,106 +201,156 @@ class Concepts:
             used: The concepts that are put in.
         """
         notes = []
-        for adapter in networks.adapters:
-            if adapter.name not in used:
-                word, source = self._word_of_adapter(adapter)
-                self.refused.setdefault(adapter.name, Found(_of_adapter(adapter, word), source))
-                notes.append(
-                    f"<catversion:{adapter.name}> is in the prompt, but its class word "
-                    f"{f'{word!r} is not' if word else 'is not known'}: write <{adapter.name}=cat> where the concept "
-                    "stands, with the class word that it was trained for. Nothing of it is used."
-                )
-                self.notes.setdefault(adapter.name, []).append(notes[-1])
-        for delta in networks.deltas:
-            names = [embedding.name for embedding in delta.embeddings]
-            if not any(name in used and self.found[name].concept.change is not None for name in names):
-                notes.append(
-                    f"<delta:{delta.name}> is in the prompt, but no token of it with a class word is: write "
-                    f"{names[0] if names else 'the name of its embedding'} and a class word. Nothing of it is used."
-                )
+        for concept in networks.as_words:
+            if concept.name not in used:
+                candidate = self._shelf.of_words(concept)
+                word, source = self._resolver.class_word(candidate)
+                self._refused.setdefault(concept.name, _refused(Mention(candidate, word or "", source, word or "")))
+                notes.append(concept.network.unused(concept, word))
+                self.notes.setdefault(concept.name, []).append(notes[-1])
+        for concept in networks.with_tokens:
+            names = [token.name for token in concept.tokens if token.name in used]
+            if not any(self.found[name].concept.method == concept.network.method for name in names):
+                notes.append(concept.network.unused(concept, None))
         return notes
 
-    def _class_word(self, embedding: Any, in_prompt: str | None) -> tuple[str | None, str]:
-        word, source = self._given(embedding.name, in_prompt, *self._files(embedding))
-        if word is not None:
-            return word, source
-        nearest = nearest_class_words(host().model(), embedding)
-        if use_suggestions() and nearest:
-            return nearest[0], "suggested"
-        self.suggestions[embedding.name] = nearest
-        self._say_of(embedding.name, no_class_word(embedding.name, nearest))
-        return None, ""
+    def _concept(self, mention: Mention[ResolvedConcept]) -> ResolvedConcept | None:
+        item = mention.item
+        if item is None:
+            word = mention.class_word
+            return ResolvedConcept(mention.name, word, None) if mention.alone else self._words(mention)
+        if not mention.candidate.has_token:
+            return self._use(mention, replace(item, class_word=mention.class_word, words=mention.words))
+        every = replace(mention, words="", options="")  # one concept for all of its mentions
+        if every not in self._used:
+            self._used[every] = self._of_embedding(every, item)
+        concept = self._used[every]
+        return replace(concept, words=mention.words) if concept and concept.embedding is not None else concept
 
-    def _files(self, embedding: Any) -> list[str | None]:
-        """Return the files beside which a class word for an embedding may be remembered, the first of all first."""
-        delta = self._delta_of(embedding.name)
-        return [*([delta[0].filename] if delta else []), embedding.filename]
+    def _of_embedding(self, mention: Mention[ResolvedConcept], item: ResolvedConcept) -> ResolvedConcept:
+        vectors, word = int(item.embedding.vectors), mention.class_word
+        if vectors > CHUNK_LENGTH:
+            self._refused[mention.name] = _refused(mention)
+            self._tell(TooManyVectors(mention.name, vectors, CHUNK_LENGTH, word))
+            return ResolvedConcept(mention.name, word, None)
+        return self._use(mention, replace(item, class_word=word))
 
-    def _given(self, name: str, in_prompt: str | None, *filenames: str | None) -> tuple[str | None, str]:
-        """Return the class word that the user gave a concept, and where; None where there is none."""
-        if in_prompt is not None:
-            return in_prompt, "prompt"
-        in_panel = self._panel.get(name)
-        if in_panel is not None:
-            return in_panel, "panel"
-        kept = self._remembered(*filenames)
-        return kept, "remembered" if kept is not None else ""
-
-    def _remembered(self, *filenames: str | None) -> str | None:
-        # Asked for at each text and each mention, which is no reason to read the files again.
-        if filenames not in self._kept:
-            self._kept[filenames] = self._read_remembered(filenames)
-        return self._kept[filenames]
-
-    def _read_remembered(self, filenames: Sequence[str | None]) -> str | None:
-        try:
-            return next((word for filename in filenames if filename and (word := remembered(filename))), None)
-        except ClassWordError as error:
-            self._say(f"{error}.")
+    def _words(self, mention: Mention[ResolvedConcept]) -> ResolvedConcept | None:
+        """Resolve "<cat=dog>": the keys and values of words at other words (the paper's section 3.3)."""
+        name, tokens = mention.name, _tokens(mention.name)
+        if len(tokens) > CHUNK_LENGTH:
+            self._tell(TooManyTokens(name, len(tokens), CHUNK_LENGTH))
             return None
+        if len(tokens) > len(name.split()):
+            self._tell(ReadAsLetters(name))
+        return self._use(mention, ResolvedConcept(name, mention.class_word, None, words=mention.words))
 
-    def _is_good(self, name: str, word: str) -> bool:
-        error = class_word_error(word)
-        if error is None:
-            tokens = host().model().encoders[0].tokens(word)
-            itself = embedding_in_tokens(tokens)
-            if itself is not None:
-                error = f"contains the embedding '{itself.name}', and must be an ordinary word"
-            elif not tokens:
-                error = "has no letters that the text encoder knows"
-            elif len(tokens) > CHUNK_LENGTH:
-                error = f"has {len(tokens)} tokens, and a prompt chunk holds {CHUNK_LENGTH}"
-        if error:
-            self._say_of(name, f"The class word '{word}' of '{name}' {error}. Write one such as <{name}=cat>.")
-        return error is None
+    def _use(self, mention: Mention[ResolvedConcept], concept: ResolvedConcept) -> ResolvedConcept:
+        """Note a concept that is in use, with its controls."""
+        name, given = concept.name, []
+        controls = self._controls
+        for where, options in (
+            ("class words", self._panel.options(name)),
+            ("prompt", self._resolver.options(name)),
+        ):
+            try:
+                controls = controls.with_options(options)
+                given += [options] if options and options not in given else []
+            except ControlsError as error:
+                self._say_of(name, f"Of the options of '{name}' in the {where}, {error}. They are not used.")
+        if len(_tokens(controls.filler)) != 1:
+            self._say_of(
+                name, f"The filler '{controls.filler}' of '{name}' is not one token: '{FILLER}' is used instead."
+            )
+            controls = replace(controls, filler=FILLER)
+        concept = replace(concept, controls=controls)
+        self.found[name] = Found(concept, _source(mention), "; ".join(given))
+        return concept
 
-    def _say_of(self, name: str, note: str) -> None:
-        if note not in self.notes.setdefault(name, []):
-            self.notes[name].append(note)
-        self._say(note)
+    def _tell(self, problem: Problem) -> None:
+        if isinstance(problem, NoClassWord) and not problem.has_token:
+            return  # said of the networks that are not used
+        text = note(problem)
+        if problem.of_concept:
+            self._say_of(problem.name, text)
+        else:
+            self._say(text)
 
-    def _say_unfit(self, name: str) -> None:
-        self._say(f"The embedding '{name}' was made for another kind of model than the loaded one, and is not used.")
+    def _say_of(self, name: str, text: str) -> None:
+        if text not in self.notes.setdefault(name, []):
+            self.notes[name].append(text)
+        self._say(text)
+
+
+def note(problem: Problem) -> str:
+    """Write a problem as a note: its cause, and its mend in words of the page where these say more."""
+    write: Callable[[Any], str] | None = _NOTES.get(type(problem))
+    if write is not None:
+        return write(problem)
+    return f"{problem.cause}. {problem.mend[:1].upper()}{problem.mend[1:]}."
 
 
 def no_class_word(name: str, nearest: Sequence[str]) -> str:
     """Say that a concept has no class word, and what the nearest nouns to it are."""
-    return (
-        f"'{name}' has no class word, so it is used as a plain embedding. Write <{name}=cat> in the prompt, or set one "
-        f"in the panel. Nearest to it: {', '.join(nearest)}."
+    return note(NoClassWord(name, tuple(nearest)))
+
+
+_NOTES: dict[type[Problem], Callable[[Any], str]] = {
+    NoClassWord: lambda it: (
+        f"{it.cause}, so it is used as a plain embedding. Write <{it.name}=cat> in the prompt, or set one in the "
+        f"panel. Nearest to it: {', '.join(it.nearest)}."
+    ),
+    NoSuchConcept: lambda it: f"There is no embedding '{it.name}' (written {it.text}): check its name and folder.",
+    ForAnotherModel: lambda it: f"The embedding {it.cause}.",
+    ClassWordAlone: lambda it: f"{it.cause}.",
+    SharedClassWord: lambda it: (
+        f"{it.cause}, and is taken for the latter. Write <{it.name}={it.word}> where the other one stands."
+    ),
+    TwoSetsOfOptions: lambda it: f"{it.cause} in the prompt, and the first counts for all its mentions.",
+    NotRemembered: lambda it: f"{it}.",
+    TooManyTokens: lambda it: f"{it.cause}.",
+    TooManyVectors: lambda it: f"{it}.",
+    ReadAsLetters: lambda it: f"There is no embedding '{it.name}', so its letters are read as words.",
+}
+
+
+def _resolved(name: str, embedding: Any, network: NetworkConcept | None, filename: str | None) -> ResolvedConcept:
+    if network is None:
+        return ResolvedConcept(name, "", embedding, filename=filename, method="textual inversion")
+    return ResolvedConcept(
+        name,
+        "",
+        embedding,
+        network.change,
+        network.encoder_change,
+        filename=filename,
+        method=network.network.method,
     )
 
 
-def _of_adapter(adapter: Adapter, word: str | None) -> Concept:
-    word = word or ""
-    return Concept(adapter.name, word, None, encoder_change=adapter.prefixes, words=word, filename=adapter.filename)
+def _refused(mention: Mention[ResolvedConcept]) -> Found:
+    concept = mention.item or ResolvedConcept(mention.name, "", None)
+    return Found(replace(concept, class_word=mention.class_word, words=mention.words), _source(mention))
 
 
-class PlainDeltas:
-    """The `Lookup` where AlignIT is off: tokens of the active deltas are plain embeddings, and nothing is a concept."""
+def _source(mention: Mention[ResolvedConcept]) -> str:
+    return mention.source.value if mention.source is not None else ""
 
-    def __init__(self, deltas: Sequence[Delta]) -> None:
-        self._deltas = deltas
+
+def _nearest(candidate: Candidate[ResolvedConcept]) -> list[str]:
+    embedding = candidate.item.embedding if candidate.item is not None else None
+    return nearest_class_words(host().model(), embedding) if embedding is not None else []
+
+
+def _tokens(text: str) -> list[int]:
+    return host().model().encoders[0].tokens(text)
+
+
+class PlainTokens:
+    """The `Lookup` where AlignIT is off: tokens of the networks are plain embeddings, and nothing is a concept."""
+
+    def __init__(self, networks: Active) -> None:
+        self._networks = networks
 
     def split(self, text: str) -> Iterator[str | Mark]:
         """See `alignit.webui.generation.encoding.Lookup`."""
@@ -373,9 +358,9 @@ class PlainDeltas:
 
     def mark(self, mark: Mark) -> Any | None:
         """See `alignit.webui.generation.encoding.Lookup`."""
-        token = find_token(self._deltas, mark.name)
+        token = self._networks.find_token(mark.name)
         return None if token is None else token[1]
 
-    def embedding(self, _embedding: Any) -> Concept | None:
+    def embedding(self, _embedding: Any) -> ResolvedConcept | None:
         """See `alignit.webui.generation.encoding.Lookup`."""
         return None

@@ -8,9 +8,9 @@ host's own loop, and writes the rows of the dummy prompts into the result.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 
@@ -18,9 +18,8 @@ from alignit.algorithm.conditioning import Injected, splice
 from alignit.algorithm.controls import Controls
 from alignit.algorithm.injection import row_strength
 from alignit.algorithm.prompts import Chunk, Span, TargetChunk, base_chunk
-from alignit.concepts.concept import EncoderPrefixes
-from alignit.concepts.prefixes import prefixed
-from alignit.concepts.weight_change import Change
+from alignit.concepts.concept import EncoderChange
+from alignit.concepts.weight_change import WeightChange
 from alignit.prompt.syntax import Mark
 from alignit.webui.host import host
 from alignit.webui.host.ports import (
@@ -39,7 +38,7 @@ DummyRows = dict[tuple[int, Chunk[Any]], torch.Tensor]
 
 
 @dataclass(frozen=True)
-class Concept:
+class ResolvedConcept:
     """A concept as a prompt names it, resolved.
 
     Attributes:
@@ -53,16 +52,19 @@ class Concept:
             vectors, in CatVersion; the concept itself where it is words, "cat" in "<cat=dog>".
         controls: How it is put in.
         filename: The file beside which its class word is remembered, or None.
+        method: What customised it: ``textual inversion``, ``Custom Diffusion``, ``CatVersion``; ``words`` where it is
+            words.
     """
 
     name: str
     class_word: str
     embedding: Any
-    change: Change | None = None
-    encoder_change: EncoderPrefixes | None = None
+    change: WeightChange | None = None
+    encoder_change: EncoderChange | None = None
     words: str = ""
     controls: Controls = field(default=Controls())
     filename: str | None = None
+    method: str = "words"
 
 
 class Lookup(Protocol):
@@ -72,9 +74,9 @@ class Lookup(Protocol):
         """Yield the parts of a text in order: plain text, and marks in angle brackets or names that count as such."""
 
     def mark(self, mark: Mark) -> Any | None:
-        """Return the `Concept` of a mark in angle brackets; its plain embedding; or None: the mark is text."""
+        """Return the `ResolvedConcept` of a mark in angle brackets; its plain embedding; or None: the mark is text."""
 
-    def embedding(self, embedding: Any) -> Concept | None:
+    def embedding(self, embedding: Any) -> ResolvedConcept | None:
         """Return the concept of an embedding that the host found in the text; None: it stays a plain embedding."""
 
 
@@ -91,7 +93,7 @@ def find_concepts(model: Model, lookup: Lookup, text: str) -> list[TargetChunk[A
 class _Placeholder:
     """What the host's `tokenize_line` takes for an embedding, and records with its place in the chunk."""
 
-    concept: Concept
+    concept: ResolvedConcept
     class_tokens: tuple[int, ...]
     words: tuple[int, ...]
 
@@ -162,7 +164,7 @@ class _Reader:
             if found is None:
                 return None, None
             found = self._lookup.embedding(found) or found
-        if isinstance(found, Concept):
+        if isinstance(found, ResolvedConcept):
             self.found_any = True
             class_word, words = (tuple(self._encoder.tokens(text)) for text in (found.class_word, found.words))
             found = _Placeholder(found, class_word, words)
@@ -209,7 +211,7 @@ class Encoding:
     """
 
     def __init__(
-        self, model: Model, lookup: Lookup, concept: Callable[[str], Concept], encoded: DummyRows | None = None
+        self, model: Model, lookup: Lookup, concept: Callable[[str], ResolvedConcept], encoded: DummyRows | None = None
     ) -> None:
         """Prepare for a model.
 
@@ -330,7 +332,6 @@ def _base_chunks(line: _Line) -> list[HostChunk]:
 
 def _encode(encoder: TextEncoder, chunk: Chunk[Any]) -> torch.Tensor:
     """Encode a dummy prompt's chunk, [77, width], as the host would encode that prompt on its own."""
-    change = chunk.encoder_change
-    prefixes = change.layers if isinstance(change, EncoderPrefixes) else {}
-    with prefixed(encoder.clip_layers, prefixes):
+    change = cast("EncoderChange | None", chunk.encoder_change)
+    with change.applied(encoder.clip_layers) if change is not None else nullcontext():
         return encoder.encode(chunk.tokens, chunk.multipliers, chunk.embeddings)

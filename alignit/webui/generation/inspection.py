@@ -10,7 +10,7 @@ from alignit.algorithm.controls import Controls
 from alignit.algorithm.prompts import Chunk, TargetChunk, base_chunk, dummy_chunk
 from alignit.prompt.class_words import ClassWordError, ClassWords, remember
 from alignit.webui.generation.concepts import Concepts, Found
-from alignit.webui.generation.encoding import Concept, embedding_names, find_concepts, single_token, token_texts
+from alignit.webui.generation.encoding import embedding_names, find_concepts, single_token, token_texts
 from alignit.webui.host import host
 from alignit.webui.host.ports import UnknownHostError, UnsupportedEncoderError
 from alignit.webui.networks.networks import read_networks
@@ -138,15 +138,7 @@ def seen_concept(found: Found) -> SeenConcept:
     """Say what a concept is."""
     concept = found.concept
     vectors = int(concept.embedding.vectors) if concept.embedding is not None else 0
-    return SeenConcept(concept.name, _method(concept), concept.class_word, found.source, vectors, found.options)
-
-
-def _method(concept: Concept) -> str:
-    if concept.change is not None:
-        return "Custom Diffusion"
-    if concept.encoder_change is not None:
-        return "CatVersion"
-    return "words" if concept.embedding is None else "textual inversion"
+    return SeenConcept(concept.name, concept.method, concept.class_word, found.source, vectors, found.options)
 
 
 def seen_chunk(concepts: Concepts, target: TargetChunk[Any], only: str | None = None) -> SeenChunk:
@@ -187,7 +179,8 @@ def look_at(prompt: str, class_words: str, controls: str = "") -> Look:
         if model is None:
             # Looking at a prompt is no reason to load one.
             raise InspectionError("No model is loaded yet; make a picture first.")
-        concepts = Concepts(ClassWords(class_words), Controls().with_options(controls), notes.append)
+        words = ClassWords(class_words, Controls().with_options)
+        concepts = Concepts(words, Controls().with_options(controls), notes.append)
         prompt, networks = host().prompts.networks(prompt)
         concepts.networks = read_networks(networks, notes.append)
         texts = list(_texts(prompt))

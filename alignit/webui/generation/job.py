@@ -17,16 +17,17 @@ from alignit.patches import Replaced
 from alignit.prompt.class_words import ClassWords
 from alignit.prompt.syntax import without_class_words
 from alignit.webui.generation.arguments import Arguments
-from alignit.webui.generation.concepts import Concepts, PlainDeltas
-from alignit.webui.generation.encoding import Concept, DummyRows, Encoding
+from alignit.webui.generation.concepts import Concepts, PlainTokens
+from alignit.webui.generation.encoding import DummyRows, Encoding, ResolvedConcept
 from alignit.webui.generation.infotext import write_info
 from alignit.webui.generation.maps import MapRecording, Schedules, TextWords, words_in
 from alignit.webui.generation.notes import Notes
 from alignit.webui.host import host
 from alignit.webui.host.ports import Condition, Model, Step, UnsupportedEncoderError
-from alignit.webui.networks.networks import NETWORKS, Active, read_networks
+from alignit.webui.networks.networks import Active, read_networks
+from alignit.webui.networks.table import NETWORKS
 
-_NAMED = " and ".join(f"<{network}:...>" for network in NETWORKS)
+_NAMED = " and ".join(f"<{network.keyword}:...>" for network in NETWORKS)
 
 
 @dataclass(eq=False)
@@ -189,7 +190,7 @@ class Job:
                 if found.concept.controls.strength == 0
             }
             return words_in(host().model(), self._concepts, text, wanted, alone)
-        lookup = PlainDeltas(self._computing.networks.deltas)
+        lookup = PlainTokens(self._computing.networks)
         return words_in(host().model(), lookup, self._without_class_words([text])[0], wanted)
 
     def _read(self, prompts: Any) -> None:
@@ -220,12 +221,12 @@ class Job:
             plain_texts = type(texts)(self._without_class_words(texts), copy_from=texts)
             networks = self._computing.networks
             with networks.changed_encoder(model):
-                if networks.deltas:
+                if networks.with_tokens:
                     try:
-                        lookup = PlainDeltas(networks.deltas)
+                        lookup = PlainTokens(networks)
                         return Encoding(model, lookup, self._found).run(original, plain_texts)
                     except UnsupportedEncoderError as error:
-                        self._notes.say(f"{error}. The tokens of <delta:...> are read as plain text.")
+                        self._notes.say(f"{error}. The tokens of {networks.keywords} are read as plain text.")
                 return original(plain_texts)
 
         return get_learned_conditioning
@@ -237,7 +238,7 @@ class Job:
             self._fail("looking for embeddings")
             return list(texts)
 
-    def _found(self, name: str) -> Concept:
+    def _found(self, name: str) -> ResolvedConcept:
         return self._concepts.found[name].concept
 
     def _read_networks(self, extra_network_data: Any) -> Active:
@@ -324,7 +325,7 @@ def _encoder_state(extra_network_data: Any) -> tuple[Any, ...]:
     networks = {
         name: [tuple(map(str, params.items)) for params in all_params]
         for name, all_params in (extra_network_data or {}).items()
-        if name not in NETWORKS
+        if name not in {network.keyword for network in NETWORKS}
     }
     return host().model().encoding_state, repr(sorted(networks.items()))
 

@@ -6,60 +6,59 @@ what CatVersion itself does: the changed text encoder for the whole of a positiv
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from pathlib import Path
 
-from alignit.concepts.concept import ConceptFileError, EncoderPrefixes
-from alignit.concepts.formats.catversion import adapter_name
-from alignit.prompt.syntax import name_key
-from alignit.webui.networks.library import Library, load_fitting
-from alignit.webui.settings import catversion_folder
-
-NETWORK = "catversion"
-ADAPTERS = Library(catversion_folder, lambda path: (adapter_name(path),) if path.suffix.lower() == ".bin" else ())
+from alignit.concepts.concept import ConceptFileError, Family
+from alignit.concepts.formats.catversion import adapter_name, suggested_class_word
+from alignit.webui.networks.library import load_fitting
+from alignit.webui.networks.network import Folder, Network, NetworkConcept, Reference, Say
 
 
-@dataclass(frozen=True, eq=False)
-class Adapter:
-    """A CatVersion concept that is active in a prompt.
-
-    Attributes:
-        name: Its name in ``<catversion:NAME>``.
-        prefixes: Its change of the text encoder.
-        class_words: Class words that its file's place suggests, the likeliest first: "colorful teapot", "teapot".
-        filename: Its file.
-    """
-
-    name: str
-    prefixes: EncoderPrefixes
-    class_words: tuple[str, ...]
-    filename: str
+def _file_names(path: Path) -> tuple[str, ...]:
+    return (adapter_name(path),) if path.suffix.lower() == ".bin" else ()
 
 
-def find_adapter(adapters: Sequence[Adapter], name: str) -> Adapter | None:
-    """Return the adapter of this name, or None."""
-    return next((adapter for adapter in adapters if name_key(adapter.name) == name_key(name)), None)
-
-
-def load_adapter(name: str, arguments: Sequence[str], say: Callable[[str], None]) -> Adapter:
-    """Return the adapter of ``<catversion:NAME>``.
-
-    Args:
-        name: Its name.
-        arguments: What follows the name.
-        say: Tells the user what is doubtful about it.
-
-    Raises:
-        ConceptFileError: It cannot be used, or not with the loaded model.
-    """
-    path = ADAPTERS.find(name)
+def _load(reference: Reference, say: Say) -> NetworkConcept:
+    path, arguments = reference.path, reference.arguments
     if arguments and arguments[0].strip() not in ("", "1", "1.0"):
         raise ConceptFileError(
             path,
             f"has the strength '{arguments[0]}' in the prompt, and CatVersion knows none",
-            f"Write <{NETWORK}:{name}>, and set AlignIT's strength in the panel",
+            f"Write {CATVERSION.mark(reference.name)}, and set AlignIT's strength in the panel",
         )
     concept = load_fitting(path, say)
-    if concept.prefixes is None:
+    if concept.encoder_change is None:
         raise ConceptFileError(path, "changes no text encoder", "Put it into the folder of its own kind")
-    return Adapter(name, concept.prefixes, concept.likely_class_words, str(path))
+    return NetworkConcept(
+        CATVERSION,
+        reference.name,
+        str(path),
+        encoder_change=concept.encoder_change,
+        class_words=concept.likely_class_words,
+    )
+
+
+def _unused(concept: NetworkConcept, class_word: str | None) -> str:
+    return (
+        f"<catversion:{concept.name}> is in the prompt, but its class word "
+        f"{f'{class_word!r} is not' if class_word else 'is not known'}: write <{concept.name}=cat> where the concept "
+        "stands, with the class word that it was trained for. Nothing of it is used."
+    )
+
+
+def _card_words(name: str, _token: str | None, class_word: str | None) -> list[str]:
+    word = class_word or suggested_class_word(name)
+    return [word] if word else []
+
+
+CATVERSION = Network(
+    keyword="catversion",
+    family=Family.CATVERSION,
+    folder=Folder("alignit_catversion_folder", "Folder with CatVersion adapters", "catversion"),
+    file_names=_file_names,
+    load=_load,
+    has_tokens=False,
+    has_strength=False,
+    unused=_unused,
+    card_words=_card_words,
+)

@@ -1,25 +1,19 @@
-"""The networks that AlignIT adds to prompts: ``<delta:...>`` and ``<catversion:...>``."""
+"""What the networks of a prompt name, ``<delta:...>`` and the like, and what they do where AlignIT is off."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
-from alignit.concepts.concept import ConceptFileError
-from alignit.concepts.prefixes import prefixed
-from alignit.concepts.weight_change import Change
+from alignit.concepts.concept import ConceptFileError, Family
+from alignit.concepts.weight_change import WeightChange
 from alignit.prompt.syntax import Mark, name_key
 from alignit.webui.host.ports import Model
-from alignit.webui.networks import catversion, deltas
-from alignit.webui.networks.catversion import ADAPTERS, Adapter, find_adapter, load_adapter
-from alignit.webui.networks.deltas import DELTAS, Delta, load_delta
 from alignit.webui.networks.embeddings import embedding_names, find_embedding_name
-
-NETWORKS = (deltas.NETWORK, catversion.NETWORK)
-
-T = TypeVar("T")
+from alignit.webui.networks.network import NetworkConcept
+from alignit.webui.networks.table import NETWORKS
 
 
 @dataclass(frozen=True)
@@ -27,69 +21,105 @@ class Active:
     """What a prompt's networks name, as far as it fits the loaded model.
 
     Attributes:
-        deltas: Custom Diffusion concepts, in the order of the prompt.
-        adapters: CatVersion concepts, likewise.
+        concepts: The concepts, kind by kind, each kind in the order of the prompt.
     """
 
-    deltas: tuple[Delta, ...] = ()
-    adapters: tuple[Adapter, ...] = ()
+    concepts: tuple[NetworkConcept, ...] = ()
 
     @property
-    def changes(self) -> list[Change]:
+    def changes(self) -> list[WeightChange]:
         """The changes of W_k and W_v."""
-        return [delta.change for delta in self.deltas]
+        return [concept.change for concept in self.concepts if concept.change is not None]
+
+    @property
+    def with_tokens(self) -> list[NetworkConcept]:
+        """The concepts that stand in the prompt as tokens."""
+        return [concept for concept in self.concepts if concept.network.has_tokens]
+
+    @property
+    def keywords(self) -> str:
+        """What stands for those with tokens in prompts, to read."""
+        return " and ".join(dict.fromkeys(f"<{concept.network.keyword}:...>" for concept in self.with_tokens))
+
+    @property
+    def as_words(self) -> list[NetworkConcept]:
+        """The concepts that stand in the prompt as words."""
+        return [concept for concept in self.concepts if not concept.network.has_tokens]
+
+    def find(self, name: str) -> NetworkConcept | None:
+        """Return the concept of this name that stands in the prompt as words, or None."""
+        return next((concept for concept in self.as_words if name_key(concept.name) == name_key(name)), None)
+
+    def find_token(self, name: str) -> tuple[NetworkConcept, Any] | None:
+        """Return the concept that has a token of this name, and the token; the last one where several have it."""
+        for concept in reversed(self.with_tokens):
+            for token in concept.tokens:
+                if name_key(token.name) == name_key(name):
+                    return concept, token
+        return None
 
     @contextmanager
     def changed_encoder(self, model: Model) -> Iterator[None]:
-        """Let the model's text encoder be CatVersion's for the length of a block, for whole prompts."""
+        """Let the model's text encoder be the customised one for the length of a block, for whole prompts."""
+        changes = [concept.encoder_change for concept in self.concepts if concept.encoder_change is not None]
         with ExitStack() as block:
-            for adapter in self.adapters:
-                block.enter_context(prefixed(model.encoders[0].clip_layers, adapter.prefixes.layers))
+            for change in changes:
+                block.enter_context(change.applied(model.encoders[0].clip_layers))
             yield
 
     def plain_text(self, mark: Mark) -> str | None:
         """Return what a concept's mark in angle brackets means where AlignIT is off; None: it stays as typed."""
-        adapter = find_adapter(self.adapters, mark.name)
-        if adapter is not None:
-            return mark.class_word or next(iter(adapter.class_words), None)
+        concept = self.find(mark.name)
+        if concept is not None:
+            return mark.class_word or next(iter(concept.class_words), None)
         return _plain_name(mark)
 
 
+def methods() -> list[str]:
+    """Return what a concept of a prompt can be: textual inversion, the networks' methods, words."""
+    return [Family.TEXTUAL_INVERSION.value, *(network.method for network in NETWORKS), "words"]
+
+
 def installed_concepts() -> list[str]:
-    """Return the names of all concepts that there are for the loaded model: embeddings, deltas and adapters."""
-    return [*embedding_names(), *DELTAS.named(), *ADAPTERS.named()]
+    """Return the names of all concepts that there are for the loaded model: embeddings, and the networks' files."""
+    return [*embedding_names(), *(name for network in NETWORKS for name in network.library.named())]
 
 
 def has_networks(prompts: Iterable[str]) -> bool:
     """Say whether any of the prompts names one of AlignIT's networks."""
-    return any(f"<{network}:" in prompt for prompt in prompts for network in NETWORKS)
+    return any(f"<{network.keyword}:" in prompt for prompt in prompts for network in NETWORKS)
 
 
 def read_networks(extra_network_data: Mapping[str, Any] | None, say: Callable[[str], None]) -> Active:
     """Return what a prompt's networks name; say what is wrong with those that cannot be used."""
-
-    def read(network: str, load: Callable[[str, list[str], Callable[[str], None]], T]) -> tuple[T, ...]:
-        found = []
-        for params in (extra_network_data or {}).get(network, []):
-            name = params.positional[0] if params.positional else ""
+    found = []
+    for network in NETWORKS:
+        for name, *arguments in _named(extra_network_data, network.keyword):
             try:
-                found.append(load(name, params.positional[1:], say))
+                found.append(network.read(name, arguments, say))
             except ConceptFileError as error:
-                say(f"{error} The picture is made without <{network}:{name}>.")
-        return tuple(found)
-
-    return Active(read(deltas.NETWORK, load_delta), read(catversion.NETWORK, load_adapter))
+                say(f"{error} The picture is made without <{network.keyword}:{name}>.")
+    return Active(tuple(found))
 
 
 def plain_text(extra_network_data: Mapping[str, Any] | None) -> Callable[[Mark], str | None]:
     """Return `Active.plain_text` of a prompt's networks, by their names alone: no file is read."""
-    named = (extra_network_data or {}).get(catversion.NETWORK, [])
-    adapters = {name_key(params.positional[0]) for params in named if params.positional}
+    as_words = {
+        name_key(name)
+        for network in NETWORKS
+        if not network.has_tokens
+        for name, *_ in _named(extra_network_data, network.keyword)
+    }
 
     def find(mark: Mark) -> str | None:
-        return mark.class_word if name_key(mark.name) in adapters else _plain_name(mark)
+        return mark.class_word if name_key(mark.name) in as_words else _plain_name(mark)
 
     return find
+
+
+def _named(extra_network_data: Mapping[str, Any] | None, keyword: str) -> Iterator[list[str]]:
+    for params in (extra_network_data or {}).get(keyword, []):
+        yield list(params.positional) or [""]
 
 
 def _plain_name(mark: Mark) -> str | None:

@@ -27,6 +27,7 @@ from alignit.webui.generation.arguments import Arguments, declaration
 from alignit.webui.generation.inspection import InspectionError, inspect_prompt
 from alignit.webui.generation.maps import KEPT, KeptPicture
 from alignit.webui.host import host
+from alignit.webui.networks.networks import methods
 from alignit.webui.ui.installed import installed
 from alignit.webui.ui.report import make_report
 
@@ -34,11 +35,15 @@ _PREFIX = "/alignit/v1"
 _MAX_TEXT = 100_000  # characters; the host has no use for longer prompts, and would take minutes to read one
 
 
+def _one_of(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} or {names[-1]}"
+
+
 class InstalledConcept(BaseModel):  # type: ignore[misc]
     """A concept that is installed."""
 
     name: str = Field(title="Name", description="How it is named in prompts")
-    method: str = Field(title="Method", description="textual inversion, Custom Diffusion or CatVersion")
+    method: str = Field(title="Method", description=_one_of(methods()[:-1]))
     prompt: str = Field(title="Prompt", description="What to write into a prompt")
     class_word: str | None = Field(title="Class word", description="The class word remembered with it")
     fits: bool | None = Field(title="Fits", description="Whether it fits the loaded model; null: known once it is used")
@@ -66,7 +71,7 @@ class SeenConcept(BaseModel):  # type: ignore[misc]
     """A concept that a prompt holds."""
 
     name: str
-    method: str = Field(description="textual inversion, Custom Diffusion, CatVersion or words")
+    method: str = Field(description=_one_of(methods()))
     class_word: str
     source: str = Field(description="Where the class word is from: prompt, panel, remembered, suggested or file")
     vectors: int = Field(description="How many token vectors it has")

@@ -26,9 +26,10 @@ def register() -> None:
 
 def _register(life: LifeCycle) -> None:
     with part("AlignIT's section in the settings"):
+        from alignit.webui.networks.table import NETWORKS
         from alignit.webui.settings import add_settings
 
-        life.on_settings(add_settings)
+        life.on_settings(lambda: add_settings(network.folder.setting for network in NETWORKS))
     with part("The injection at each step"):
         from alignit.webui.ui.script import on_step
 
@@ -44,13 +45,13 @@ def _register(life: LifeCycle) -> None:
         # that the plot's script is loaded after AlignIT's.
         add_axes()
         life.on_page(_guarded(axes, add_axes))
-    with part(networks := "<delta:...> and <catversion:...> in prompts"):
+    with part(networks := "AlignIT's networks in prompts"):
         # The host empties its registries of networks and of their tabs after it has loaded scripts.
         life.on_page(_guarded(networks, _register_networks))
         # Once more, after all others have registered theirs: a fork of custom-diffusion-webui has a network of the
         # same name, and with both at work its weights would be in the picture twice.
         life.on_started(_guarded(networks, lambda _app: _register_networks()))
-    with part(pages := "The tabs with cards for Custom Diffusion and CatVersion"):
+    with part(pages := "AlignIT's tabs with cards"):
         from alignit.webui.ui.pages import register_pages
 
         life.on_page(_guarded(pages, register_pages))
@@ -69,7 +70,7 @@ def _guarded(name: str, call: Callable[P, None]) -> Callable[P, None]:
 
 
 def _register_networks() -> None:
-    from alignit.webui.networks.networks import NETWORKS
+    from alignit.webui.networks.table import NETWORKS
 
-    for keyword in NETWORKS:
-        host().networks.register(keyword)
+    for network in NETWORKS:
+        host().networks.register(network.keyword)

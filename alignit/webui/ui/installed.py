@@ -6,11 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from alignit.webui.networks.catversion import ADAPTERS
-from alignit.webui.networks.deltas import DELTAS
+from alignit.concepts.concept import Family
 from alignit.webui.networks.embeddings import all_embeddings
-
-METHODS = "textual inversion", "Custom Diffusion", "CatVersion"
+from alignit.webui.networks.table import NETWORKS
 
 
 @dataclass(frozen=True)
@@ -19,7 +17,7 @@ class Installed:
 
     Attributes:
         name: How it is named in prompts.
-        method: One of `METHODS`.
+        method: Its method, as users know it.
         prompt: What to write into a prompt.
         file: Its file, if it has one.
         fits: Whether it fits the loaded model; None where that is known once it is used.
@@ -33,10 +31,9 @@ class Installed:
 
 
 def installed() -> Iterator[Installed]:
-    """Yield the embeddings, Custom Diffusion files and CatVersion adapters that are installed."""
-    embeddings, deltas, adapters = METHODS
+    """Yield the embeddings that are installed, and the networks' files."""
     for embedding, fits in all_embeddings():
-        yield Installed(embedding.name, embeddings, embedding.name, embedding.filename, fits)
-    for library, method, prompt in ((DELTAS, deltas, "<delta:{}:1>"), (ADAPTERS, adapters, "<catversion:{}>")):
-        for name, path in library.named().items():
-            yield Installed(name, method, prompt.format(name), path, None)
+        yield Installed(embedding.name, Family.TEXTUAL_INVERSION.value, embedding.name, embedding.filename, fits)
+    for network in NETWORKS:
+        for name, path in network.library.named().items():
+            yield Installed(name, network.method, network.mark(name), path, None)

@@ -6,14 +6,15 @@ import html
 import json
 import math
 import os
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import gradio as gr
 from modules import ui_extra_networks_user_metadata
 
 from alignit.prompt.class_words import SIDECAR_KEY, ClassWordError, check_class_word
 from alignit.prompt.sidecar import SidecarError, read_sidecar, update_sidecar
+from alignit.webui.networks.network import CardField
 
 STRENGTH_KEY = "preferred weight"
 """The host's own, of its LoRA cards."""
@@ -29,6 +30,58 @@ def preferred_strength(metadata: Mapping[str, Any]) -> float | None:
     return float(strength) or None
 
 
+def chosen_token(item: Mapping[str, Any], metadata: Mapping[str, Any]) -> str | None:
+    """Return the token that a user wants in prompts, or a card's first one; None where it has none."""
+    token = metadata.get(TOKEN_KEY)
+    return token if token in item["tokens"] else next(iter(item["tokens"]), None)
+
+
+class _Field(Protocol):
+    """What the editor of one kind of concept has beside description, class word and notes."""
+
+    key: str
+
+    def element(self) -> Any:
+        """Build its element of the page."""
+
+    def shown(self, item: Mapping[str, Any], metadata: Mapping[str, Any]) -> Any:
+        """Return what it shows for a card."""
+
+    def stored(self, item: Mapping[str, Any], value: Any) -> Any:
+        """Return what is stored of it; None: nothing is."""
+
+
+class _TokenField:
+    key = TOKEN_KEY
+
+    def element(self) -> Any:
+        return gr.Dropdown(label="Token", choices=[], info="Put before it in the prompt", interactive=True)
+
+    def shown(self, item: Mapping[str, Any], metadata: Mapping[str, Any]) -> Any:
+        return gr.Dropdown.update(choices=list(item["tokens"]), value=chosen_token(item, metadata))
+
+    def stored(self, item: Mapping[str, Any], value: Any) -> Any:
+        return None if value == next(iter(item["tokens"]), None) else value
+
+
+class _StrengthField:
+    key = STRENGTH_KEY
+
+    def element(self) -> Any:
+        return gr.Slider(
+            label="Preferred strength", info="0: the default of the WebUI's settings", minimum=0, maximum=2, step=0.01
+        )
+
+    def shown(self, _item: Mapping[str, Any], metadata: Mapping[str, Any]) -> Any:
+        return preferred_strength(metadata) or 0
+
+    def stored(self, _item: Mapping[str, Any], value: Any) -> Any:
+        return value
+
+
+_FIELDS: dict[CardField, _Field] = {CardField.TOKEN: _TokenField(), CardField.STRENGTH: _StrengthField()}
+
+
 class MetadataEditor(ui_extra_networks_user_metadata.UserMetadataEditor):  # type: ignore[misc]
     """Description, class word and notes.
 
@@ -36,13 +89,18 @@ class MetadataEditor(ui_extra_networks_user_metadata.UserMetadataEditor):  # typ
     saved: the panel's "Remember class words" and other programs write there too.
     """
 
+    def __init__(self, ui: Any, tabname: str, page: Any, fields: Sequence[CardField] = ()) -> None:
+        """Build the editor of a page's cards, with these fields of its own."""
+        self._fields = [_FIELDS[field] for field in fields]
+        super().__init__(ui, tabname, page)
+
     def create_editor(self) -> None:
         """Build the editor; the host calls this once for each of its tabs."""
         self.create_default_editor_elems()
         self.edit_class_word = gr.Textbox(
             label="Class word", info="An ordinary word for what the concept is, such as cat"
         )
-        own = self.create_own_elems()
+        own = [field.element() for field in self._fields]
         self.edit_notes = gr.TextArea(label="Notes", lines=4)
         for element in (self.edit_class_word, *own):
             element.do_not_save_to_config = True
@@ -62,18 +120,6 @@ class MetadataEditor(ui_extra_networks_user_metadata.UserMetadataEditor):  # typ
             inputs=[self.edit_name_input, self.html_problem],
             outputs=[],
         )
-
-    def create_own_elems(self) -> list[Any]:
-        """Build what only one kind of concept has."""
-        return []
-
-    def own_values(self, item: Mapping[str, Any], metadata: Mapping[str, Any]) -> list[Any]:  # noqa: ARG002
-        """Return what these show."""
-        return []
-
-    def own_changes(self, item: Mapping[str, Any], *values: Any) -> dict[str, Any]:  # noqa: ARG002
-        """Return what is to be stored of them."""
-        return {}
 
     def put_values_into_components(self, name: str) -> list[Any]:
         """Return what the editor shows for a card."""
@@ -95,7 +141,7 @@ class MetadataEditor(ui_extra_networks_user_metadata.UserMetadataEditor):  # typ
             _text(metadata.get("description")) or self.page.find_description(start) or "",
             _text(metadata.get("notes")),
             _text(metadata.get(SIDECAR_KEY)),
-            *self.own_values(item, metadata),
+            *(field.shown(item, metadata) for field in self._fields),
         ]
 
     def get_metadata_table(self, name: str) -> list[tuple[str, str]]:
@@ -108,40 +154,15 @@ class MetadataEditor(ui_extra_networks_user_metadata.UserMetadataEditor):  # typ
         if item is None:
             return _paragraph(f"There is no '{name}' any more: close this, and refresh")
         class_word = class_word.strip()
-        changes = {"description": description, "notes": notes, SIDECAR_KEY: class_word}
+        changes: dict[str, Any] = {"description": description, "notes": notes, SIDECAR_KEY: class_word}
         try:
             if class_word:
                 check_class_word(class_word)
-            changes.update(self.own_changes(item, *own))
+            changes |= {field.key: field.stored(item, value) for field, value in zip(self._fields, own, strict=True)}
             update_sidecar(item["filename"], {key: value or None for key, value in changes.items()})
         except (ClassWordError, SidecarError) as error:
             return _paragraph(error)
         return ""
-
-
-class DeltaEditor(MetadataEditor):
-    """For Custom Diffusion, the token and the strength too."""
-
-    def create_own_elems(self) -> list[Any]:
-        """See above."""
-        self.edit_token = gr.Dropdown(label="Token", choices=[], info="Put before it in the prompt", interactive=True)
-        self.edit_strength = gr.Slider(
-            label="Preferred strength", info="0: the default of the WebUI's settings", minimum=0, maximum=2, step=0.01
-        )
-        return [self.edit_token, self.edit_strength]
-
-    def own_values(self, item: Mapping[str, Any], metadata: Mapping[str, Any]) -> list[Any]:
-        """See above."""
-        tokens = list(item["tokens"])
-        token = metadata.get(TOKEN_KEY)
-        chosen = token if token in tokens else next(iter(tokens), None)
-        return [gr.Dropdown.update(choices=tokens, value=chosen), preferred_strength(metadata) or 0]
-
-    def own_changes(self, item: Mapping[str, Any], *values: Any) -> dict[str, Any]:
-        """See above."""
-        token, strength = values
-        first = next(iter(item["tokens"]), None)
-        return {TOKEN_KEY: None if token == first else token, STRENGTH_KEY: strength}
 
 
 def _text(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""The tabs with a card for each Custom Diffusion file and each CatVersion adapter.
+"""The tabs with a card for each file of a kind of concept, Custom Diffusion and CatVersion among them.
 
 A click on a card writes into the prompt what the concept needs there: ``<delta:my-run:1> <new1> cat``, or
 ``<catversion:teddy_bear> teddy bear``.
@@ -17,36 +17,27 @@ from typing import Any
 
 from modules import ui_extra_networks
 
-from alignit.concepts.concept import ConceptFileError, Family
-from alignit.concepts.formats import Outline
-from alignit.concepts.formats.catversion import suggested_class_word
+from alignit.concepts.concept import ConceptFileError
 from alignit.prompt.class_words import ClassWordError, remembered
 from alignit.prompt.sidecar import SidecarError, read_sidecar
-from alignit.prompt.syntax import Mark, split
 from alignit.webui.host import host
-from alignit.webui.networks import catversion, deltas
-from alignit.webui.networks.catversion import ADAPTERS
-from alignit.webui.networks.deltas import DELTAS, tokens_of
-from alignit.webui.networks.library import Library, outline
-from alignit.webui.ui.metadata_editor import TOKEN_KEY, DeltaEditor, MetadataEditor, preferred_strength
+from alignit.webui.networks.library import outline
+from alignit.webui.networks.network import Network
+from alignit.webui.networks.table import NETWORKS
+from alignit.webui.ui.metadata_editor import MetadataEditor, chosen_token, preferred_strength
 
 _PATTERN = re.compile(r"[\\^$*+?()\[\]{}|]")
 
 
-class _ConceptsPage(ui_extra_networks.ExtraNetworksPage):  # type: ignore[misc]
-    network: str
-    library: Library
-    family: Family
-    editor: type[MetadataEditor]
+class ConceptsPage(ui_extra_networks.ExtraNetworksPage):  # type: ignore[misc]
+    """The tab of one kind of concept."""
 
-    def __init__(self, title: str) -> None:
-        super().__init__(title)
+    def __init__(self, network: Network) -> None:
+        """Make the page anew, as the host does with its own whenever it makes its UI."""
+        super().__init__(network.method)
         # The host asks for a card's metadata by the tab's name, in which spaces are underscores.
         self.name = self.extra_networks_tabname
-
-    def text(self, item: dict[str, Any], found: Outline | None, class_word: str | None) -> tuple[str, list[str]]:
-        """Return what a click inserts, as JavaScript, and the words by which a search finds the card."""
-        raise NotImplementedError
+        self.network = network
 
     def list_items(self) -> Iterator[dict[str, Any]]:
         """See the host's class."""
@@ -66,7 +57,7 @@ class _ConceptsPage(ui_extra_networks.ExtraNetworksPage):  # type: ignore[misc]
     def _named(self) -> dict[str, Path]:
         # The settings can name another folder than when the page was registered.
         ui_extra_networks.allowed_dirs.update(self.allowed_directories_for_previews())
-        return self.library.named()
+        return self.network.library.named()
 
     def _item(self, name: str, path: Path, index: int) -> dict[str, Any]:
         start = os.path.splitext(path)[0]
@@ -95,9 +86,11 @@ class _ConceptsPage(ui_extra_networks.ExtraNetworksPage):  # type: ignore[misc]
             problems.append(f"{error}.")
         try:
             found = outline(path)
-            if found.family is not self.family:
+            if found.family is not self.network.family:
                 raise ConceptFileError(
-                    path, f"is for {found.family.value}, not {self.family.value}", "Put it into the folder of its kind"
+                    path,
+                    f"is for {found.family.value}, not {self.network.method}",
+                    "Put it into the folder of its kind",
                 )
         except ConceptFileError as error:
             problems.append(f"{error}")
@@ -111,76 +104,36 @@ class _ConceptsPage(ui_extra_networks.ExtraNetworksPage):  # type: ignore[misc]
         item["user_metadata"] = metadata
         item["description"] = "\n".join(filter(None, [*problems, description]))
         item["metadata"] = dict(found.metadata) if found else {}
-        item["prompt"], words = self.text(item, found, class_word)
+        item["tokens"] = self.network.tokens_of(item["name"], found) if found else ()
+        words = self.network.card_words(item["name"], chosen_token(item, metadata), class_word)
+        item["prompt"] = self._inserted(item["name"], metadata, words)
         # The host does not escape these.
         item["search_terms"] = [html.escape(term) for term in (self.search_terms_from_path(str(path)), *words)]
 
     def allowed_directories_for_previews(self) -> list[str]:
         """See the host's class."""
-        return [str(self.library.folder())]
+        return [str(self.network.folder.path())]
 
     def create_user_metadata_editor(self, ui: Any, tabname: str) -> MetadataEditor:
         """See the host's class."""
-        return self.editor(ui, tabname, self)
+        return MetadataEditor(ui, tabname, self, self.network.card_fields)
 
-
-class DeltasPage(_ConceptsPage):
-    """The tab of Custom Diffusion."""
-
-    network = deltas.NETWORK
-    library = DELTAS
-    family = Family.CUSTOM_DIFFUSION
-    editor = DeltaEditor
-
-    def __init__(self) -> None:
-        """Make the page anew, as the host does with its own whenever it makes its UI."""
-        super().__init__("Custom Diffusion")
-
-    def text(self, item: dict[str, Any], found: Outline | None, class_word: str | None) -> tuple[str, list[str]]:
-        """See above; puts the tokens into the item, for the editor."""
-        metadata = item["user_metadata"]
-        item["tokens"] = tokens_of(item["name"], found) if found else ()
-        token = metadata.get(TOKEN_KEY)
-        if token not in item["tokens"]:
-            token = next(iter(item["tokens"]), None)
-        words = [*filter(None, [_marked(token), class_word])]
-        begin, end = f"<{self.network}:{item['name']}:", " ".join([">", *words])
-        strength = preferred_strength(metadata)
-        number = json.dumps(f"{strength:g}") if strength else "opts.extra_networks_default_multiplier"
-        return f"{json.dumps(begin)} + {number} + {json.dumps(end)}", words
-
-
-class AdaptersPage(_ConceptsPage):
-    """The tab of CatVersion."""
-
-    network = catversion.NETWORK
-    library = ADAPTERS
-    family = Family.CATVERSION
-    editor = MetadataEditor
-
-    def __init__(self) -> None:
-        """Make the page anew, as the host does with its own whenever it makes its UI."""
-        super().__init__("CatVersion")
-
-    def text(self, item: dict[str, Any], found: Outline | None, class_word: str | None) -> tuple[str, list[str]]:  # noqa: ARG002
-        """See above."""
-        word = class_word or suggested_class_word(item["name"]) or ""
-        text = f"<{self.network}:{item['name']}> {word}"
+    def _inserted(self, name: str, metadata: dict[str, Any], words: list[str]) -> str:
+        """Return what a click inserts, as JavaScript."""
+        if self.network.has_strength:
+            begin, end = f"<{self.network.keyword}:{name}:", ">"
+            strength = preferred_strength(metadata)
+            number = json.dumps(f"{strength:g}") if strength else "opts.extra_networks_default_multiplier"
+            return f"{json.dumps(begin)} + {number} + {json.dumps(' '.join([end, *words]))}"
+        mark = self.network.mark(name)
         # To take the text out again at a second click, the host's page looks for a name with a number literally, and
         # for anything else as a pattern.
-        if _PATTERN.search(text):
-            text = f"<{self.network}:{item['name']}:1> {word}"
-        return json.dumps(text.rstrip()), [word]
+        if _PATTERN.search(" ".join([mark, *words])):
+            mark = f"{mark[:-1]}:1>"
+        return json.dumps(" ".join([mark, *words]))
 
 
 def register_pages() -> None:
     """Add the tabs; the host takes them up anew whenever it makes its page."""
-    for page in (DeltasPage(), AdaptersPage()):
-        ui_extra_networks.register_page(page)
-
-
-def _marked(token: str | None) -> str | None:
-    """Return a token in angle brackets, after which a class word may follow; None for one that no prompt can hold."""
-    mark = f"<{token.strip('<>')}>" if token else ""
-    parts = list(split(mark))
-    return mark if parts == [Mark(mark[1:-1].strip(), None, mark)] else None
+    for network in NETWORKS:
+        ui_extra_networks.register_page(ConceptsPage(network))

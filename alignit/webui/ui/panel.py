@@ -13,10 +13,9 @@ import gradio as gr
 from modules import ui_components
 
 from alignit import __version__
-from alignit.prompt.syntax import FORBIDDEN
 from alignit.webui.generation.arguments import Arguments, restored_by
 from alignit.webui.generation.declarations import Argument
-from alignit.webui.ui.panel_concepts import MAX_TEXT, answer
+from alignit.webui.ui.panel_concepts import answer, page_constants
 from alignit.webui.ui.report import report_text
 
 _BUTTON_HINTS = {
@@ -50,9 +49,9 @@ class Panel:
         ) as enabled:
             # Filled in the browser, by javascript/alignit_concepts.js.
             hints = {item.name: item.declared.hint for item in arguments if item.declared.hint} | _BUTTON_HINTS
-            data = {"limit": MAX_TEXT, "forbidden": FORBIDDEN.pattern, "hints": json.dumps(hints)}
-            attributes = " ".join(f'data-{name}="{html.escape(str(value))}"' for name, value in data.items())
-            gr.HTML(f"<div {attributes}></div>", elem_id=elem_id("found"), elem_classes=["alignit-found"])
+            constants = page_constants() | {"hints": json.dumps(hints)}
+            data = " ".join(f'data-{name}="{html.escape(text)}"' for name, text in constants.items())
+            gr.HTML(f"<div {data}></div>", elem_id=elem_id("found"), elem_classes=["alignit-found"])
             fields: dict[str, Any] = {switch.name: enabled}
             for row, items in groupby(arguments, key=lambda item: item.declared.row):
                 with gr.Row(elem_classes=["alignit-row"]) if row else nullcontext():

@@ -11,8 +11,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from alignit.algorithm.controls import Controls, ControlsError
+from alignit.algorithm.controls import Controls
+from alignit.algorithm.options import ControlsError
 from alignit.prompt.class_words import ClassWordError, ClassWords, place_in_list, remembered_or_none, with_class_word
+from alignit.prompt.resolve import WordSource
+from alignit.prompt.syntax import FORBIDDEN
 from alignit.webui.generation.concepts import Found, no_class_word
 from alignit.webui.generation.inspection import (
     InspectionError,
@@ -23,9 +26,19 @@ from alignit.webui.generation.inspection import (
     seen_concept,
 )
 from alignit.webui.host import host
+from alignit.webui.networks.networks import methods
 
 MAX_TEXT = 20_000
 """Characters of a prompt, or of a list, that are looked at while they are typed."""
+
+SOURCES = {
+    WordSource.PROMPT: "from the prompt",
+    WordSource.GIVEN: "from the panel",
+    WordSource.REMEMBERED: "remembered",
+    WordSource.NEAREST: "suggested: the nearest noun",
+    WordSource.FILE: "from the name of its file",
+}
+"""What the page says of where a class word is from."""
 
 _MAX_BRACKETS = 40  # with prompt editing: the time of the host's parser grows with more than their square
 _MAX_CONCEPTS = 50
@@ -61,6 +74,16 @@ class Question:
         asked = json.loads(text)
         lengths = {str(what): int(length) for what, length in asked["lengths"].items()}
         return cls(int(asked["number"]), str(asked["action"]), asked.get("name"), lengths)
+
+
+def page_constants() -> dict[str, str]:
+    """Return what the page's script has to know beside the answers, by the names of data attributes."""
+    return {
+        "limit": str(MAX_TEXT),
+        "forbidden": FORBIDDEN.pattern,
+        "methods": json.dumps(methods()),
+        "sources": json.dumps({source.value: text for source, text in SOURCES.items()}),
+    }
 
 
 def answer(question: str, prompt: str, class_words: str, controls: str, styles: Iterable[str] = ()) -> str:
@@ -127,7 +150,7 @@ def _is_malformed(class_words: str, controls: str) -> bool:
     try:
         if max(len(class_words), len(controls)) > MAX_TEXT:
             return False
-        ClassWords(class_words)
+        ClassWords(class_words, Controls().with_options)
         Controls().with_options(controls)
     except (ClassWordError, ControlsError):
         return True

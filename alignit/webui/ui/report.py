@@ -15,10 +15,13 @@ import gradio
 import torch
 
 from alignit import __version__
+from alignit.concepts.concept import Family
 from alignit.webui.host import host
 from alignit.webui.host.recent import RECENT, Failure, SaidNote
+from alignit.webui.networks.networks import methods
+from alignit.webui.networks.table import NETWORKS
 from alignit.webui.settings import settings
-from alignit.webui.ui.installed import METHODS, installed
+from alignit.webui.ui.installed import installed
 from alignit.webui.ui.redaction import without_quoted, without_user, without_words, words_of
 
 
@@ -60,7 +63,7 @@ class Report:
     def _concepts(self) -> Iterator[str]:
         for method, count in self.concepts.items():
             names = f": {', '.join(self.names[method])}" if self.names and self.names[method] else ""
-            fits = f", of which {self.fits} for the loaded model" if method == METHODS[0] else ""
+            fits = f", of which {self.fits} for the loaded model" if method == Family.TEXTUAL_INVERSION.value else ""
             yield f"{method}: {count}{fits}{names}"
 
     def _notes(self) -> Iterator[str]:
@@ -87,7 +90,7 @@ def make_report(names: bool = False, prompts: bool = False, paths: bool = False)
         paths: Whether paths stand there as they are, the name of the user's own folder with them.
     """
     found = list(installed())
-    by_method = {method: [one.name for one in found if one.method == method] for method in METHODS}
+    by_method = {method: [one.name for one in found if one.method == method] for method in methods()[:-1]}
     notes, failures = RECENT.notes, RECENT.failures
     known = [] if names else [one.name for one in found]
     typed = [] if prompts else list(words_of(prompt for note in notes for prompt in note.prompts))
@@ -108,7 +111,10 @@ def make_report(names: bool = False, prompts: bool = False, paths: bool = False)
     }
     return Report(
         versions,
-        {name: path(value) if isinstance(value, str) else value for name, value in settings().items()},
+        {
+            name: path(value) if isinstance(value, str) else value
+            for name, value in settings(network.folder.setting for network in NETWORKS).items()
+        },
         {method: len(of_method) for method, of_method in by_method.items()},
         sum(one.fits is True for one in found),
         by_method if names else None,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+__version__ = "3.41.2"
+
 
 class Component:
     """Any component or layout.
