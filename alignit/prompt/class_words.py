@@ -80,6 +80,10 @@ class ClassWords:
         word = self._by_name.get(name_key(name))
         return self._default if word is None else word
 
+    def names(self, name: str) -> bool:
+        """Say whether the list gives a class word to this concept and not to all."""
+        return self._by_name.get(name_key(name)) is not None
+
     def options(self, name: str) -> str:
         """Return the options for a concept, as written."""
         return self._options.get(name_key(name), "")

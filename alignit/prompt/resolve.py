@@ -224,6 +224,10 @@ class Resolver(Generic[T]):
         for name in self._shelf.unfit_in(text):
             self._tell(ForAnotherModel(name))
 
+    def marks(self, name: str) -> bool:
+        """Say whether the texts give a concept its class word."""
+        return name_key(name) in self._in_prompt
+
     def options(self, name: str) -> str:
         """Return the options that the texts give a concept, as written."""
         return self._options.get(name_key(name), "")

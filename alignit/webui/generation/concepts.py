@@ -11,7 +11,7 @@ from typing import Any
 
 from alignit.algorithm.controls import FILLER, Controls
 from alignit.algorithm.options import ControlsError
-from alignit.prompt.class_words import ClassWords
+from alignit.prompt.class_words import ClassWordError, ClassWords, remembered
 from alignit.prompt.problems import (
     ClassWordAlone,
     ForAnotherModel,
@@ -176,6 +176,21 @@ class Concepts:
     def read(self, text: str) -> None:
         """Take the class words that a prompt text gives, for all mentions of their concepts in this generation."""
         self._resolver.read(text)
+
+    def binds(self, name: str, filename: str) -> bool:
+        """Say whether the user made a concept of a LoRA: by a mark, in the panel's list, or beside its file.
+
+        Args:
+            name: Its name in the prompt.
+            filename: Its file, or empty.
+        """
+        if self._resolver.marks(name) or self._panel.names(name):
+            return True
+        try:
+            return bool(filename) and remembered(filename) is not None
+        except ClassWordError as error:
+            self._say_of(name, f"{error}. <lora:{name}> acts on the whole picture, as without AlignIT.")
+            return False
 
     def split(self, text: str) -> Iterator[str | Mark]:
         """See `alignit.webui.generation.encoding.Lookup`."""

@@ -172,6 +172,8 @@ class Generation:
 
     def begin_batch(self, number: int) -> None:
         """The host's batch of this number is next."""
+        if self._job is not None:
+            self._job.begin_batch()
         if self._comparison is not None and not self._comparison.ended:
             self._comparison.begin_batch(number)
 
@@ -187,6 +189,12 @@ class Generation:
             prompts = getattr(p, name, None)
             if prompts:
                 setattr(p, name, [without_class_words(prompt, find) for prompt in prompts])
+
+    def networks_activated(self, extra_network_data: Any) -> None:
+        """The host has put the networks of a batch to work, or those of its hires pass."""
+        if self._job is not None:
+            prompts = [*self._p.prompts, *(getattr(self._p, "hr_prompts", None) or ())]
+            self._job.networks_activated(extra_network_data, prompts)
 
     def begin_pass(self) -> None:
         """A sampling pass begins."""

@@ -11,6 +11,7 @@ from alignit.algorithm.prompts import Chunk, TargetChunk, base_chunk, dummy_chun
 from alignit.prompt.class_words import ClassWordError, ClassWords, remember
 from alignit.webui.generation.concepts import Concepts, Found
 from alignit.webui.generation.encoding import embedding_names, find_concepts, single_token, token_texts
+from alignit.webui.generation.loras import bound_loras, cannot_be_bound
 from alignit.webui.host import host
 from alignit.webui.host.ports import UnknownHostError, UnsupportedEncoderError
 from alignit.webui.networks.networks import read_networks
@@ -182,10 +183,12 @@ def look_at(prompt: str, class_words: str, controls: str = "") -> Look:
         words = ClassWords(class_words, Controls().with_options)
         concepts = Concepts(words, Controls().with_options(controls), notes.append)
         prompt, networks = host().prompts.networks(prompt)
-        concepts.networks = read_networks(networks, notes.append)
         texts = list(_texts(prompt))
         for text in texts:
             concepts.read(text)
+        loras = [lora.concept for lora in bound_loras(networks, concepts.binds)]
+        concepts.networks = read_networks(networks, notes.append).joined(loras)
+        notes += cannot_be_bound(networks, concepts.binds)
         chunks = {text: find_concepts(model, concepts, text) for text in texts}
     except (ClassWordError, UnknownHostError, UnsupportedEncoderError) as error:
         raise InspectionError(f"{error}") from None

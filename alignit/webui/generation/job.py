@@ -20,6 +20,7 @@ from alignit.webui.generation.arguments import Arguments
 from alignit.webui.generation.concepts import Concepts, PlainTokens
 from alignit.webui.generation.encoding import DummyRows, Encoding, ResolvedConcept
 from alignit.webui.generation.infotext import write_info
+from alignit.webui.generation.loras import JobLoras, cannot_be_bound
 from alignit.webui.generation.maps import MapRecording, Schedules, TextWords, words_in
 from alignit.webui.generation.notes import Notes
 from alignit.webui.host import host
@@ -74,6 +75,7 @@ class Job:
         self._dummies: dict[Any, DummyRows] = {}
         # The host keeps conditionings for all jobs, under the prompt as typed: ours must not get in, nor its out.
         self._caches = {name: [None, None] for name in ("cached_c", "cached_hr_c") if hasattr(p, name)}
+        self._loras = JobLoras(p)
         self._taken: Replaced | None = None
         self._at_work = False
 
@@ -93,6 +95,9 @@ class Job:
         if p is self._p:
             # What another extension put on top of ours in the meantime stays, and still calls it.
             self._at_work = False
+            self._loras.give_back()
+        else:
+            self._loras.give_back_copy(p)
         if self._taken is not None:
             self._taken.give_back(p)
 
@@ -105,6 +110,29 @@ class Job:
     def class_words(self) -> Mapping[str, str]:
         """The class words of the concepts that were found so far, by name."""
         return {name: found.concept.class_word for name, found in self._concepts.found.items()}
+
+    def begin_batch(self) -> None:
+        """A batch of the host's begins: it looks for its LoRAs by their names where it puts them to work."""
+        self._loras.give_back()
+
+    def networks_activated(self, extra_network_data: Any, prompts: Sequence[str]) -> None:
+        """The host has put the networks of a prompt to work: take the LoRAs that are concepts.
+
+        Args:
+            extra_network_data: What the prompt says of networks.
+            prompts: The batch's prompts.
+        """
+        if not self._at_work or not self.aligns:
+            return
+        try:
+            for prompt in prompts:
+                self._concepts.read(prompt)
+            if self._loras.bind(extra_network_data, self._concepts.binds):
+                self._forget_conditionings()
+            for note in cannot_be_bound(extra_network_data, self._concepts.binds):
+                self._notes.say(note)
+        except Exception:
+            self._fail("taking LoRAs apart")
 
     def begin_pass(self) -> None:
         """A sampling pass begins: txt2img has two of them with hires fix."""
@@ -152,7 +180,7 @@ class Job:
             if not self._at_work or getattr(required_prompts, "is_negative_prompt", False):
                 return original(function, required_prompts, steps, caches, extra_network_data, *args, **kwargs)
             model = host().model()
-            state = _encoder_state(extra_network_data)
+            state = (*_encoder_state(extra_network_data), self._loras.identity)
             self._computing = _Conds(self._read_networks(extra_network_data), state)
             self._read(required_prompts)
             dummies = self._dummies.setdefault(state, {})
@@ -245,6 +273,8 @@ class Job:
         networks = Active()
         try:
             networks = read_networks(extra_network_data, self._notes.say)
+            if self.aligns:
+                networks = networks.joined(self._loras.concepts)
         except UnsupportedEncoderError as error:
             self._notes.say(f"{error}. {_NAMED} is not used.")
         except Exception:
@@ -302,6 +332,7 @@ class Job:
 
     def _give_up(self, note: str) -> None:
         self._failed = True
+        self._loras.give_back()
         self.forget()
         self._notes.say(note)
 
@@ -313,6 +344,10 @@ class Job:
         self._computed.clear()
         self._computing = _Conds(self._computing.networks, self._computing.state)
         self._dummies.clear()
+        self._loras.forget()
+        self._forget_conditionings()
+
+    def _forget_conditionings(self) -> None:
         for cache in self._caches.values():
             cache[:] = [None, None]
 

@@ -5,13 +5,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import torch
 from PIL import Image
+
+from alignit.concepts.concept import EncoderChange
+from alignit.concepts.weight_change import WeightChange
 
 Value = TypeVar("Value")
 
@@ -284,6 +288,55 @@ class Networks(Protocol):
         """Have all tabs read again what the user wrote about a file."""
 
 
+@dataclass(frozen=True)
+class LoraFile:
+    """The file of a LoRA.
+
+    Attributes:
+        path: The file.
+        metadata: What its trainer wrote into it.
+    """
+
+    path: Path
+    metadata: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class LoraParts:
+    """What a LoRA changes, part by part, at the strengths of the prompt.
+
+    Attributes:
+        projections: Its change of W_k and W_v of the cross-attention, or None.
+        encoder: Its change of the text encoders, or None.
+        modules: How many modules of the model it changes, in all parts.
+    """
+
+    projections: WeightChange | None
+    encoder: EncoderChange | None
+    modules: int
+
+
+class BoundLoras(Protocol):
+    """LoRAs that the host leaves to AlignIT: it applies none of their parts by itself."""
+
+    @property
+    def parts(self) -> Mapping[Path, LoraParts]:
+        """Their parts, by file."""
+
+    def give_back(self) -> None:
+        """Have the host apply them again as always; nothing happens where it has begun anew in the meantime."""
+
+
+class Loras(Protocol):
+    """LoRAs that the host applies by itself, ``<lora:NAME:strength>``."""
+
+    def find(self, name: str) -> LoraFile | None:
+        """Return the file that a name in a prompt means, or None."""
+
+    def bind(self, files: Collection[Path]) -> BoundLoras:
+        """Take these out of those that are at work now, for as long as the host does not read a prompt anew."""
+
+
 class Sampling(Protocol):
     """The host while it makes pictures."""
 
@@ -416,6 +469,10 @@ class Host(Protocol):
     @property
     def networks(self) -> Networks:
         """``<keyword:...>``."""
+
+    @property
+    def loras(self) -> Loras | None:
+        """``<lora:...>``, or None where the host has none that can be taken apart."""
 
     @property
     def sampling(self) -> Sampling:

@@ -81,6 +81,12 @@ class AlignITScript(scripts.Script):  # type: ignore[misc]
         if generation is not None:
             generation.begin_batch(batch_number)
 
+    def after_extra_networks_activate(self, p: Any, *_args: Any, **kwargs: Any) -> None:
+        """See `Generation`."""
+        generation = Generation.of(p)
+        if generation is not None:
+            generation.networks_activated(kwargs.get("extra_network_data"))
+
     def process_batch(self, p: Any, *_args: Any, **_kwargs: Any) -> None:
         """See `Generation`."""
         Generation.give_plain_text(p)

@@ -11,6 +11,7 @@ It shares no code with AlignIT. The script takes one JSON object; every key is o
                   strength  1.0: K = K_p + strength (K' - K_p)
                   weights   a .safetensors file with the customised model's W' by LDM names: K' = W' c'
                   adapter   a CatVersion file that changes the text encoder for p'
+                  encoder   a .safetensors file with other weights of the text encoder for p', by a checkpoint's names
                   keys, values, layers   false to leave keys or values alone; substrings of layer names, default: all
                   at        "conditioning": put rows of c' into the conditioning instead of keys and values
     catversion  a list of CatVersion files that change the text encoder for all positive prompts
@@ -122,6 +123,25 @@ def attend_to(
     return forward
 
 
+@contextmanager
+def other_encoder(file: str | None) -> Iterator[None]:
+    """Let the text encoder have the weights of a file, in the parameters themselves."""
+    parameters = {name.replace(".wrapped", ""): value for name, value in shared.sd_model.named_parameters()}
+    before = {}
+    try:
+        if file is not None:
+            # The Lora extension takes the last job's networks out of the weights when a module runs, and no sooner.
+            shared.sd_model.get_learned_conditioning(prompt_parser.SdConditioning([""]))
+            with safe_open(file, "pt") as weights:
+                for name in weights.keys():  # noqa: SIM118  # it is no dictionary
+                    before[name] = parameters[name].clone()
+                    parameters[name].copy_(weights.get_tensor(name))
+        yield
+    finally:
+        for name, value in before.items():
+            parameters[name].copy_(value)
+
+
 # The injection
 
 
@@ -176,7 +196,8 @@ class Injection:
         passed_over = [e for name, e in database.skipped_embeddings.items() if name in text.split()]
         for embedding in passed_over:
             database.register_embedding(embedding, shared.sd_model)
-        with devices.autocast(), torch.no_grad(), catversion([injection["adapter"]] if "adapter" in injection else []):
+        adapters, weights = [injection["adapter"]] if "adapter" in injection else [], injection.get("encoder")
+        with devices.autocast(), torch.no_grad(), catversion(adapters), other_encoder(weights):
             cond = shared.sd_model.get_learned_conditioning(prompt_parser.SdConditioning([text]))
         for embedding in passed_over:
             database.register_embedding_by_name(None, shared.sd_model, embedding.name)
