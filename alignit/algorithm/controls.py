@@ -36,6 +36,21 @@ class Schedule(Enum):
     RISING = "rising"
 
 
+class Others(Enum):
+    """Where a LoRA's layers beside keys, values and text encoder act: see `alignit.algorithm.others`."""
+
+    OFF = "off"
+    ON = "on"
+    MASKED = "masked"
+
+
+def _others(match: re.Match[str], _text: str) -> dict[str, Any]:
+    strength = match[2] or "1"
+    if float(strength) > MAX_STRENGTH:
+        raise ControlsError(f"the strength {strength} of the other layers is not from 0 to {MAX_STRENGTH:g}")
+    return {"others": Others(match[1]), "others_strength": float(strength)}
+
+
 def _strength(match: re.Match[str], _text: str) -> dict[str, Any]:
     if float(match[1]) > MAX_STRENGTH:
         raise ControlsError(f"the strength {match[1]} is not from 0 to {MAX_STRENGTH:g}")
@@ -61,6 +76,8 @@ class Controls:
         values: Whether values are.
         layers: In which layers.
         filler: The word in the place of every other token of the dummy prompt; one token.
+        others: Where the other layers of a LoRA act that is bound to its word.
+        others_strength: Their strength o, which s multiplies.
         class_word: Whether the class word alone is wanted: s is 0, whatever strength is named nearer to the concept.
     """
 
@@ -151,6 +168,24 @@ class Controls:
             case_matters=True,
         ).metadata,
     )
+    others: Others = field(
+        default=Others.MASKED,
+        metadata=Option(
+            help="others masked 0.8",
+            pattern=re.compile(rf"others\s+(off|on|masked)(?:\s+{_NUMBER})?"),
+            read=_others,
+            documented=(
+                Documented(
+                    "`others off`, `others on`, `others masked 0.8`",
+                    "",
+                    "of a bound [LoRA](lora.md): whether its other layers act, everywhere or where the cross-attention "
+                    "looks at it, and how strongly, from 0 to 2; `others masked 1` where nothing is said",
+                ),
+            ),
+            axis="Others",
+        ).metadata,
+    )
+    others_strength: float = 1.0  # the option of others sets both
     class_word: bool = field(
         default=False,
         metadata=Option(
@@ -178,6 +213,11 @@ class Controls:
             if option:
                 controls = replace(controls, **read_option(type(self), option))
         return replace(controls, strength=0.0) if controls.class_word else controls
+
+    @property
+    def wants_others(self) -> bool:
+        """Whether a LoRA's other layers act at any step."""
+        return self.others is not Others.OFF and self.others_strength != 0 and self.strength != 0
 
     @property
     def uniform(self) -> bool:

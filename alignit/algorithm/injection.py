@@ -26,8 +26,10 @@ from alignit.algorithm.conditioning import Injected
 from alignit.algorithm.context import ContextRows
 from alignit.algorithm.controls import Controls
 from alignit.algorithm.hooks import Part
+from alignit.algorithm.others import OtherLayers
 from alignit.algorithm.plain import ChangedEverywhere
 from alignit.algorithm.projections import ChangedAtConcepts, Prepare, unchanged
+from alignit.concepts.layer_change import LayerChange
 from alignit.concepts.weight_change import WeightChange
 
 
@@ -58,6 +60,7 @@ class EncodedBatch:
         prompts: The prompts that hold concepts, with their rows written as `row_strength` says.
         controls: How each concept of these is put in, by its name.
         changes: The changes of W_k and W_v, by the name of the concept that brings it.
+        others: The changes of other layers, by the name of the concept that brings it.
         everywhere: Changes of W_k and W_v for every token: Custom Diffusion itself, without Algorithm 1.
     """
 
@@ -65,6 +68,7 @@ class EncodedBatch:
     controls: Mapping[str, Controls] = field(default_factory=dict)
     changes: Mapping[str, WeightChange] = field(default_factory=dict)
     everywhere: tuple[WeightChange, ...] = ()
+    others: Mapping[str, LayerChange] = field(default_factory=dict)
 
     @classmethod
     def joined(cls, several: Iterable[EncodedBatch]) -> EncodedBatch:
@@ -73,12 +77,14 @@ class EncodedBatch:
         controls: dict[str, Controls] = {}
         changes: dict[str, WeightChange] = {}
         everywhere: dict[WeightChange, None] = {}
+        others: dict[str, LayerChange] = {}
         for one in several:
             prompts += one.prompts
             controls |= one.controls
             changes |= one.changes
             everywhere |= dict.fromkeys(one.everywhere)
-        return cls(tuple(prompts), controls, changes, tuple(everywhere))
+            others |= one.others
+        return cls(tuple(prompts), controls, changes, tuple(everywhere), others)
 
     @cached_property
     def concepts(self) -> frozenset[str]:
@@ -131,6 +137,7 @@ class Injection:
         # Over a sampling pass, which can have several of these.
         self._expected: set[str] = set()
         self._seen: set[str] = set()
+        self._unplaced: set[str] = set()
 
     def __enter__(self) -> Injection:
         return self
@@ -158,6 +165,7 @@ class Injection:
         """A sampling pass begins, in which all concepts have to be seen anew."""
         self._expected.clear()
         self._seen.clear()
+        self._unplaced.clear()
         self._entry.release()
         self._entry = self._entry_part()
 
@@ -192,6 +200,13 @@ class Injection:
         """The layers whose hooks were not called yet: something can compute keys and values without the modules."""
         return frozenset(layer for part in self._parts for layer in part.waiting)
 
+    @property
+    def unplaced(self) -> frozenset[str]:
+        """The other layers of concepts that were off, as their places are not known: see `OtherLayers.unplaced`."""
+        return frozenset(
+            layer for part in self._parts if isinstance(part, OtherLayers) for layer in part.unplaced
+        ) | frozenset(self._unplaced)
+
     def release(self) -> None:
         """Remove all hooks, and forget what was computed. `lost` still answers, till the next pass begins."""
         self._release_parts()
@@ -211,8 +226,14 @@ class Injection:
             yield ChangedAtConcepts(batch.prompts, controls, batch.changes, levels, self._prepare)
         if batch.everywhere:
             yield ChangedEverywhere(batch.everywhere)
+        others = {name: batch.others[name] for name in batch.others if name in batch.concepts}
+        others = {name: change for name, change in others.items() if batch.controls_of(name).wants_others}
+        if others:
+            controls = {name: batch.controls_of(name) for name in others}
+            yield OtherLayers(batch.prompts, controls, others)
 
     def _release_parts(self) -> None:
+        self._unplaced |= self.unplaced
         for part in self._parts:
             part.release()
         self._parts, self._unet = (), None

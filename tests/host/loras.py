@@ -104,6 +104,36 @@ KINDS: dict[str, Callable[[torch.Generator, torch.Tensor], Made]] = {
 }
 
 
+def make_others(host: WebUI, name: str, kind: str, seed: int = 0, checkpoint: str = "miniature") -> Path:
+    """Make a LoRA of this kind for the UNet's other layers alone: its convolutions too, where the kind has them.
+
+    What it makes of the model is seen in the host, where nothing of it is bound.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    made: dict[str, torch.Tensor] = {}
+    state = load_file(host.cache / "checkpoints" / f"{checkpoint}.safetensors")
+    for weight_name, stored in sorted(state.items()):
+        path, weight = weight_name.removesuffix(".weight"), stored.float()
+        if not path.startswith(UNET) or path == weight_name or path.endswith(("attn2.to_k", "attn2.to_v")):
+            continue
+        key = "lora_unet_" + path.removeprefix(UNET).replace(".", "_")
+        if weight.dim() == 4 and kind == "LoRA":
+            out, into, *size = weight.shape
+            up, down = _random(generator, out, RANK, 1, 1), _random(generator, RANK, into, *size)
+            tensors = {"lora_up.weight": 0.3 * up, "lora_down.weight": down / size[0], "alpha": torch.tensor(2.0)}
+        elif weight.dim() == 2 and not any(side % 4 for side in weight.shape) and kind in KINDS:
+            tensors = KINDS[kind](generator, weight)[0]
+        elif weight.dim() == 1 and kind == "norm":
+            tensors = {name: 0.1 * torch.randn(weight.shape, generator=generator) for name in ("w_norm", "b_norm")}
+        else:
+            continue
+        made |= {f"{key}.{suffix}": tensor.contiguous() for suffix, tensor in tensors.items()}
+    path = host.loras / f"{name}.safetensors"
+    save_file(made, path)
+    host.post("/sdapi/v1/refresh-loras")
+    return path
+
+
 @dataclass(frozen=True)
 class Files:
     """A LoRA's file, and what it makes of the model at a strength, as the reference reads it.

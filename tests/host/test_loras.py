@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 import requests
+import torch
+from safetensors.torch import save_file
 
 from tests.host.loras import KINDS, UNET, Files, make
 from tests.host.test_clean import comparable
@@ -215,3 +217,34 @@ def test_hires_with_another_lora(host: WebUI, folder: Path, mine: Files) -> None
     inject = {"inject": [reference(mine)], "hires": [{"dummy": "* * * * dog * *", "rows": [5], **other.parts}]}
     wanted = host.txt2img(BASE, reference=inject, **HIRES, hr_prompt="a photo of a dog in snow")
     assert same(ours, wanted)
+
+
+@pytest.mark.parametrize("name", ["lora_unet_no_such_layer", "unet.down_blocks.1.attentions.0.proj_in.lora"])
+def test_a_file_of_which_the_host_uses_nothing(host: WebUI, folder: Path, name: str) -> None:  # noqa: ARG001
+    tensors = {f"{name}.lora_down.weight": torch.zeros(4, 8), f"{name}.lora_up.weight": torch.zeros(8, 4)}
+    save_file(tensors, host.loras / "foreign.safetensors")
+    host.post("/sdapi/v1/refresh-loras")
+    ours = host.txt2img("a <foreign=cat> in snow <lora:foreign:1>", alignit=[True])
+    assert "'foreign.safetensors' has nothing that this WebUI can use with the loaded model" in note(ours)
+
+
+def test_two_loras_with_one_trigger(host: WebUI, folder: Path, mine: Files) -> None:  # noqa: ARG001
+    twin = make(host, folder, "twin", "LoRA", 12, 1.0)
+    twin.path.with_suffix(".json").write_text(json.dumps({"activation text": "sks cat"}))
+    ours = host.txt2img("a sks cat <lora:mine:0.7><lora:twin:1>", alignit=[True, "mine=cat, twin=cat"])
+    assert "'sks cat' is the class word of both 'mine' and 'twin'" in note(ours)
+    assert "write <mine=cat>" in note(ours)
+
+
+def test_what_the_api_sees_of_it(host: WebUI, mine: Files) -> None:  # noqa: ARG001
+    seen = host.post("/alignit/v1/inspect", {"prompt": TARGET, "class_words": ""})
+    (concept,) = seen["concepts"]
+    assert (concept["name"], concept["method"], concept["class_word"]) == ("mine", "LoRA", "cat")
+    assert host.post("/alignit/v1/inspect", {"prompt": "a sks cat <lora:mine:1>", "class_words": ""})["concepts"] == []
+
+
+def test_pasting_the_info_binds_it_again(host: WebUI, mine: Files) -> None:  # noqa: ARG001
+    ours = host.txt2img("a sks cat in snow <lora:mine:0.7>", alignit=[True, "mine=cat; others off"])
+    words = ours.info["extra_generation_params"]["AlignIT class words"]
+    assert words == "mine=cat; others off"
+    assert host.txt2img("a sks cat in snow <lora:mine:0.7>", alignit=[True, words]) == ours

@@ -340,6 +340,7 @@ def _resolved(name: str, embedding: Any, network: NetworkConcept | None, filenam
         network.encoder_change,
         filename=filename,
         method=network.network.method,
+        others=network.others,
     )
 
 

@@ -19,6 +19,7 @@ from alignit.algorithm.controls import Controls
 from alignit.algorithm.injection import row_strength
 from alignit.algorithm.prompts import Chunk, Span, TargetChunk, base_chunk
 from alignit.concepts.concept import EncoderChange
+from alignit.concepts.layer_change import LayerChange
 from alignit.concepts.weight_change import WeightChange
 from alignit.prompt.syntax import Mark
 from alignit.webui.host import host
@@ -54,6 +55,7 @@ class ResolvedConcept:
         filename: The file beside which its class word is remembered, or None.
         method: What customised it: ``textual inversion``, ``Custom Diffusion``, ``CatVersion``; ``words`` where it is
             words.
+        others: Its change of the UNet's other layers, or None.
     """
 
     name: str
@@ -65,6 +67,7 @@ class ResolvedConcept:
     controls: Controls = field(default=Controls())
     filename: str | None = None
     method: str = "words"
+    others: LayerChange | None = None
 
 
 class Lookup(Protocol):

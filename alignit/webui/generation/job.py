@@ -129,7 +129,7 @@ class Job:
                 self._concepts.read(prompt)
             if self._loras.bind(extra_network_data, self._concepts.binds):
                 self._forget_conditionings()
-            for note in cannot_be_bound(extra_network_data, self._concepts.binds):
+            for note in (*self._loras.notes, *cannot_be_bound(extra_network_data, self._concepts.binds)):
                 self._notes.say(note)
         except Exception:
             self._fail("taking LoRAs apart")
@@ -208,6 +208,7 @@ class Job:
             prompts,
             {concept.name: concept.controls for concept in concepts},
             {concept.name: concept.change for concept in concepts if concept.change is not None},
+            others={concept.name: concept.others for concept in concepts if concept.others is not None},
         )
 
     def _words(self, text: str, wanted: Sequence[str]) -> TextWords:
@@ -323,6 +324,12 @@ class Job:
             self._notes.say(
                 f"{', '.join(sorted(lost))} reached the picture nowhere: something else, such as another extension, "
                 "changed the prompt's conditioning on the way. Turn other extensions off one by one to find it."
+            )
+        unplaced = self._injection.unplaced
+        if unplaced and not host().sampling.interrupted:
+            self._notes.say(
+                f"In {len(unplaced)} of a LoRA's layers, such as {min(unplaced)}, it is not known which part of the "
+                "picture is which: token merging, Hypertile or another extension changes them. The LoRA was off there."
             )
         self._injection.begin_pass()
 

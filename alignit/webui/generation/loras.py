@@ -54,6 +54,18 @@ class JobLoras:
         return self._concepts
 
     @property
+    def notes(self) -> list[str]:
+        """What the user has to know of those that are bound."""
+        parts = self._bound.parts if self._bound is not None else {}
+        return [
+            f"'{path.name}' has nothing that this WebUI can use with the loaded model: it is for another kind of model "
+            "(SD1, SD2 or SDXL), or has the names of diffusers or PEFT. Load its kind of model, or convert it to "
+            "kohya's names."
+            for path, of_file in parts.items()
+            if not of_file.modules
+        ]
+
+    @property
     def identity(self) -> Hashable:
         """Differs where others are bound."""
         return tuple(concept.filename for concept in self._concepts)
@@ -102,4 +114,4 @@ class JobLoras:
 
 
 def _concept(lora: Lora, parts: LoraParts) -> NetworkConcept:
-    return replace(lora.concept, change=parts.projections, encoder_change=parts.encoder)
+    return replace(lora.concept, change=parts.projections, encoder_change=parts.encoder, others=parts.others)

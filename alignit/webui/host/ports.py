@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from alignit.concepts.concept import EncoderChange
+from alignit.concepts.layer_change import LayerChange
 from alignit.concepts.weight_change import WeightChange
 
 Value = TypeVar("Value")
@@ -308,11 +309,13 @@ class LoraParts:
     Attributes:
         projections: Its change of W_k and W_v of the cross-attention, or None.
         encoder: Its change of the text encoders, or None.
+        others: Its change of the UNet's other layers, or None.
         modules: How many modules of the model it changes, in all parts.
     """
 
     projections: WeightChange | None
     encoder: EncoderChange | None
+    others: LayerChange | None
     modules: int
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from alignit.concepts.concept import ConceptFileError, EncoderChange, Family
 from alignit.concepts.formats import Outline
+from alignit.concepts.layer_change import LayerChange
 from alignit.concepts.weight_change import WeightChange
 from alignit.webui.host import host
 from alignit.webui.host.ports import Setting
@@ -90,6 +91,7 @@ class NetworkConcept:
         words: The words that it is, where it has no token; empty: its class word.
         class_words: Class words that the place of its file suggests, the likeliest first.
         plain_words: What its mark means where AlignIT is off; empty: its class word.
+        others: Its change of the UNet's other layers.
     """
 
     network: Kind
@@ -101,6 +103,7 @@ class NetworkConcept:
     words: str = ""
     class_words: tuple[str, ...] = ()
     plain_words: str = ""
+    others: LayerChange | None = None
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,10 +85,12 @@ class A1111BoundLoras:
             self._exchange(net, place)
         encoder = _part(net, "text encoder", lambda key: not key.startswith(_UNET), times)
         projections = _part(net, "keys and values", _is_projection, times)
+        others = _part(net, "others", lambda key: key.startswith(_UNET) and not _is_projection(key), times)
         same = (str(file), net.mtime, net.te_multiplier, net.unet_multiplier, net.dyn_dim, times)
         self.parts[file] = LoraParts(
             ProjectionsOfLora(same, projections.modules) if projections.modules else None,
             EncoderOfLora(same, encoder, places[0], self._at_work) if encoder.modules else None,
+            OthersOfLora(same, others.modules) if others.modules else None,
             len(net.modules),
         )
 
@@ -172,6 +174,67 @@ class ProjectionsOfLora:
         delta, bias = difference(module, _live(_key(layer)))
         bias = None if bias is None else bias.to(inputs)
         return outputs + torch.nn.functional.linear(inputs, delta.to(inputs), bias).to(outputs)
+
+
+@dataclass(frozen=True)
+class OthersOfLora:
+    """A network's part of the UNet's other layers; a `alignit.concepts.layer_change.LayerChange`.
+
+    Attributes:
+        same: What stands for it: file, its time, strengths.
+        modules: The network's modules by the extension's names.
+    """
+
+    same: tuple[Any, ...]
+    modules: Mapping[str, Any] = field(compare=False)
+    # Where the layers compute: two thin factors, or the whole of what is added to weight and bias.
+    _kept: dict[Hashable, tuple[torch.Tensor, torch.Tensor | None]] = field(
+        default_factory=dict, compare=False, repr=False
+    )
+
+    def layers(self, unet: torch.nn.Module) -> Iterator[str]:
+        """See `alignit.concepts.layer_change.LayerChange`."""
+        return (name for name, _ in unet.named_modules() if _key(name) in self.modules)
+
+    def difference(self, layer: str, inputs: torch.Tensor) -> torch.Tensor:
+        """See `alignit.concepts.layer_change.LayerChange`."""
+        key = _key(layer)
+        module, live = self.modules[key], _live(key)
+        thin = _is_thin(module)
+        # Another checkpoint can come in mid-sampling: a refiner.
+        at = key, inputs.device, inputs.dtype, None if thin else _checkpoint()
+        if at not in self._kept:
+            first, second = (module.down_model.weight, module.up_model.weight) if thin else difference(module, live)
+            if not thin and first.dim() == 4 and live.weight.shape[1] != first.shape[1]:
+                # Of a model for inpainting, which has more channels than the one that was trained.
+                first = torch.nn.functional.pad(first, (0, 0, 0, 0, 0, live.weight.shape[1] - first.shape[1]))
+            self._kept[at] = first.to(inputs), None if second is None else second.to(inputs)
+        first, second = self._kept[at]
+        if not thin:
+            added: torch.Tensor = module.ops(inputs, weight=first, bias=second, **module.extra_kwargs)
+            return added
+        assert second is not None
+        strength = float(module.multiplier() * module.calc_scale())
+        if first.dim() == 4:
+            down = module.down_model
+            narrow = torch.nn.functional.conv2d(inputs, first, stride=down.stride, padding=down.padding)
+            return strength * torch.nn.functional.conv2d(narrow, second)
+        return strength * torch.nn.functional.linear(torch.nn.functional.linear(inputs, first), second)
+
+
+def _is_thin(module: Any) -> bool:
+    """Say whether a network's module is two thin factors and nothing else: an ordinary LoRA's or LoCon's."""
+    factors = all(getattr(module, name, None) is not None for name in ("up_model", "down_model"))
+    more = (module.dora_scale, module.bias, module.network.dyn_dim, getattr(module, "mid_model", None))
+    fits = factors and module.sd_module.weight.shape[1] == module.down_model.weight.shape[1]
+    return fits and all(item is None for item in more)
+
+
+def _checkpoint() -> Hashable:
+    from modules import shared
+
+    checkpoint: Hashable = shared.sd_model.sd_checkpoint_info
+    return checkpoint
 
 
 def difference(module: Any, layer: torch.nn.Module) -> tuple[torch.Tensor, torch.Tensor | None]:
