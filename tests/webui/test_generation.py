@@ -175,9 +175,45 @@ def test_without_a_concepts_network_nothing_is_set_up_where_it_is_off() -> None:
     before = state(p)
     Generation.begin(p, Arguments(), PLACE)
     assert state(p) == before
-    named = Processing("a <new1> cat <delta:cd-cat:1>")
-    Generation.begin(named, Arguments(), PLACE)
-    assert Generation.of(named) is not None
+    Generation.settle(p)
+    assert state(p) == before
+
+
+@pytest.mark.parametrize("of", ["extra_network_data", "hr_extra_network_data"])
+def test_networks_are_looked_for_in_each_batchs_final_prompts(of: str) -> None:
+    p = Processing("a __run__")
+    Generation.begin(p, Arguments(), PLACE)
+    before = state(p)
+    for data in (
+        {"delta": ["cd-cat"]},
+        {"lora": ["x"]},
+        {"delta": ["cd-cat"], "lora": ["x"]},
+        {},
+        {"catversion": ["c"]},
+    ):
+        setattr(p, of, data)
+        Generation.settle(p)
+        named = bool({"delta", "catversion"} & set(data))
+        assert (Generation.of(p) is not None) == named
+        assert (set(state(p)) > {*before, of}) == named
+    copied = copy(p)
+    Generation.settle(copied)
+    assert Generation.of(copied) is not None
+    assert Generation.of(p) is not Generation.of(copied)
+    copied.close()
+    p.close()
+    delattr(p, of)
+    assert state(p) == before
+
+
+def test_a_generation_with_alignit_on_is_not_ended_by_a_batch_without_networks() -> None:
+    p = Processing()
+    Generation.begin(p, ARGUMENTS["on"], PLACE)
+    ours = Generation.of(p)
+    for data in ({}, {"delta": ["cd-cat"]}, {}):
+        p.extra_network_data = data
+        Generation.settle(p)
+        assert Generation.of(p) is ours
 
 
 def test_what_a_plot_set_for_a_cell_stays_with_that_cell() -> None:

@@ -4,8 +4,9 @@ That life, in the order of the host's calls:
 
 1. `prepare`: what an earlier generation left on the same object, or on the one of which this is a copy, is undone.
 2. `begin`: the parts are set up, all of them or none. The parts are a job, which makes pictures; with Compare, a
-   comparison, which has a job for each of its ways; and, where they are wanted, the attention maps.
-3. `begin_batch`, `give_plain_text`, `begin_pass`, `step`, `picture_made`, over and over.
+   comparison, which has a job for each of its ways; and, where they are wanted, the attention maps. Where AlignIT is
+   off, `settle` does this for a batch whose prompts name networks: only then is their text final.
+3. `begin_batch`, `settle`, `give_plain_text`, `begin_pass`, `step`, `picture_made`, over and over.
 4. `finish`: pictures are added to the host's.
 5. `end`: the processing object is as it was. The host's `close` ends with it, and so does the next `prepare`.
 
@@ -30,7 +31,7 @@ from alignit.webui.generation.maps import MapRecording
 from alignit.webui.generation.notes import Notes
 from alignit.webui.host import host
 from alignit.webui.host.ports import Step
-from alignit.webui.networks.networks import has_networks, plain_text
+from alignit.webui.networks.networks import names_networks, plain_text
 
 _ATTRIBUTE = "alignit"
 
@@ -50,6 +51,7 @@ class Generation:
         self._job: Job | None = None
         self._comparison: Comparison | None = None
         self._maps: MapRecording | None = None
+        self._of_networks = False
 
     @staticmethod
     def of(p: Any) -> Generation | None:
@@ -83,7 +85,7 @@ class Generation:
 
     @staticmethod
     def begin(p: Any, arguments: Arguments, place: slice) -> None:
-        """Set a generation up; where that fails, nothing of it is there, and the user is told.
+        """Set a generation with AlignIT on up; where that fails, nothing of it is there, and the user is told.
 
         Args:
             p: The host's processing object, with its styles merged.
@@ -91,8 +93,26 @@ class Generation:
             place: Where AlignIT's own stand among the arguments of all scripts.
         """
         Generation.end(p)
-        if not arguments.enabled and not has_networks(_prompts(p)):
-            return
+        if arguments.enabled:
+            Generation._begin(p, arguments, place)
+
+    @staticmethod
+    def settle(p: Any) -> None:
+        """Set up what the next batch needs where AlignIT is off: its networks, if its prompts name any.
+
+        Wildcards and the like fill prompts in after a generation has begun, and a batch's prompts are not the next
+        one's. The host has taken the networks out of the final ones when it calls this.
+        """
+        named = any(names_networks(getattr(p, name, None)) for name in ("extra_network_data", "hr_extra_network_data"))
+        generation = Generation.of(p)
+        if generation is None and named:
+            Generation.end(p)
+            Generation._begin(p, Arguments(), slice(0, 0))
+        elif generation is not None and generation._of_networks and not named:
+            Generation.end(p)
+
+    @staticmethod
+    def _begin(p: Any, arguments: Arguments, place: slice) -> None:
         try:
             Generation(p, _attached(p))._set_up(arguments, place)
         except Exception:
@@ -105,6 +125,7 @@ class Generation:
     def _set_up(self, arguments: Arguments, place: slice) -> None:
         p = self._p
         setattr(p, _ATTRIBUTE, self)
+        self._of_networks = not arguments.enabled
         self._taken = Replaced(p, {"close": self._close(p.close)})
         if arguments.attention_maps:
             self._maps = MapRecording(p, MapChoice.parse(arguments.map_words))
@@ -232,7 +253,3 @@ class Generation:
 def _attached(p: Any) -> Generation | None:
     found = getattr(p, _ATTRIBUTE, None)
     return found if isinstance(found, Generation) else None
-
-
-def _prompts(p: Any) -> list[str]:
-    return [*(p.all_prompts or []), *(getattr(p, "all_hr_prompts", None) or [])]

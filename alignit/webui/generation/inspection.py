@@ -20,6 +20,27 @@ class InspectionError(Exception):
     """A prompt cannot be looked at; the message says why, and what to do."""
 
 
+def check_brackets(prompt: str, limit: int, where: str) -> None:
+    """Refuse a prompt that the host's parser of prompt editing would take long for.
+
+    Its time grows with more than the square of the brackets.
+
+    Args:
+        prompt: The prompt.
+        limit: How many brackets it can have.
+        where: Where the limit is, for the message.
+
+    Raises:
+        InspectionError: It has too many.
+    """
+    brackets = prompt.count("(") + prompt.count("[")
+    if "[" in prompt and brackets > limit:
+        raise InspectionError(
+            f"{brackets} brackets with prompt editing among them are too many to look at{where}: the prompt can have "
+            f"{limit} here. Nothing of it is lost, and pictures are made with all of it."
+        )
+
+
 @dataclass(frozen=True)
 class SeenConcept:
     """A concept that a prompt holds.
@@ -181,7 +202,7 @@ def look_at(prompt: str, class_words: str, controls: str = "") -> Look:
             raise InspectionError("No model is loaded yet; make a picture first.")
         words = ClassWords(class_words, Controls().with_options)
         concepts = Concepts(words, Controls().with_options(controls), notes.append)
-        prompt, networks = host().prompts.networks(prompt)
+        prompt, networks = host().prompts.networks(host().prompts.without_comments(prompt))
         concepts.networks = read_networks(networks, notes.append)
         texts = list(_texts(prompt))
         for text in texts:
@@ -191,6 +212,7 @@ def look_at(prompt: str, class_words: str, controls: str = "") -> Look:
         raise InspectionError(f"{error}") from None
     used = {name for of_text in chunks.values() for chunk in of_text for name in chunk.concepts()}
     notes += concepts.unused(concepts.networks, used)
+    concepts.say_where_the_list_names_nothing()
     return Look(concepts, chunks, notes)
 
 

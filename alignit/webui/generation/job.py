@@ -258,6 +258,7 @@ class Job:
             return
         for note in self._concepts.unused(computed.networks, computed.batch.concepts):
             self._notes.say(note)
+        self._concepts.say_where_the_list_names_nothing()
 
     def _note_injected(self, encoding: Encoding) -> None:
         self._computing.prompts += encoding.injected

@@ -242,6 +242,10 @@ class Options(Protocol):
         """Add a section to the settings page: its name and its title, its settings, and a remark below them."""
 
     @property
+    def emphasis(self) -> bool:
+        """Whether brackets in prompts mean emphasis, and a backslash before them that they are text."""
+
+    @property
     def old_emphasis(self) -> bool:
         """Whether the host encodes prompts by its old way, which makes no chunks."""
 
@@ -259,6 +263,9 @@ class Prompts(Protocol):
 
     def with_styles(self, prompt: str, styles: Sequence[str]) -> str:
         """Return a prompt with the styles of these names in it."""
+
+    def without_comments(self, prompt: str) -> str:
+        """Return a prompt without what the host leaves out of it before anything else of it is read."""
 
     def networks(self, prompt: str) -> tuple[str, Mapping[str, Any]]:
         """Return a prompt without ``<keyword:...>``, and what stood there, by keyword."""

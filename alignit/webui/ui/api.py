@@ -24,7 +24,7 @@ from alignit.maps.pictures import grey
 from alignit.maps.result import HeatMap, NoMapError
 from alignit.prompt.class_words import remembered_or_none
 from alignit.webui.generation.arguments import Arguments, declaration
-from alignit.webui.generation.inspection import InspectionError, inspect_prompt
+from alignit.webui.generation.inspection import InspectionError, check_brackets, inspect_prompt
 from alignit.webui.generation.maps import KEPT, KeptPicture
 from alignit.webui.host import host
 from alignit.webui.networks.networks import methods
@@ -33,6 +33,7 @@ from alignit.webui.ui.report import make_report
 
 _PREFIX = "/alignit/v1"
 _MAX_TEXT = 100_000  # characters; the host has no use for longer prompts, and would take minutes to read one
+_MAX_BRACKETS = 60  # with prompt editing: some seconds, in which nobody else's picture is made
 
 
 def _one_of(names: Sequence[str]) -> str:
@@ -262,7 +263,13 @@ def concepts() -> list[InstalledConcept]:
 
 def inspect(request: Prompt) -> dict[str, Any]:
     """Look at a prompt as a generation would, without making a picture."""
+    for name, text in request.dict().items():
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise HTTPException(
+                422, f"AlignIT: {name} holds half a character (a lone surrogate): write it as UTF-8, or as both halves"
+            )
     try:
+        check_brackets(request.prompt, _MAX_BRACKETS, "")
         # The text encoder's state is a global of the host, and a generation may be at it.
         with host().life.queue:
             return asdict(inspect_prompt(request.prompt, request.class_words, request.controls))

@@ -83,6 +83,7 @@ class AlignITScript(scripts.Script):  # type: ignore[misc]
 
     def process_batch(self, p: Any, *_args: Any, **_kwargs: Any) -> None:
         """See `Generation`."""
+        Generation.settle(p)
         Generation.give_plain_text(p)
 
     def process_before_every_sampling(self, p: Any, *_args: Any, **_kwargs: Any) -> None:
