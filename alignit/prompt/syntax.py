@@ -104,7 +104,6 @@ def could_be_name(name: str) -> bool:
     return _HEART.match(name) is None and ", " not in name
 
 
-@lru_cache(maxsize=2**14)
 def compared(text: str) -> str:
     """Return what text is compared by: two that are the same to a text encoder's tokenizer are the same here.
 
@@ -112,7 +111,14 @@ def compared(text: str) -> str:
     narrow, ligatures letters, and space between words is one; and the backslashes are out with which a prompt has
     brackets as text, ``\\(``.
     """
+    return _name_compared(text) if len(text) < 200 else _compared(text)
+
+
+def _compared(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", _ESCAPE.sub(r"\1", text).translate(_SAME)).lower().split())
+
+
+_name_compared = lru_cache(maxsize=2**14)(_compared)  # a collection's thousands of names, again and again
 
 
 def name_key(name: str) -> str:
@@ -140,8 +146,12 @@ def name_pattern(name: str) -> re.Pattern[str]:
 
     It finds all spellings that are compared as the same, but for ligatures.
     """
-    words = r"\s+".join("".join(map(_spellings, word)) for word in compared(name).split())
-    return re.compile(rf"(?<![\w-]){words}(?![\w\u0300-\u036f-])", re.IGNORECASE)
+    return re.compile(rf"(?<![\w-]){spellings(name)}(?![\w\u0300-\u036f-])", re.IGNORECASE)
+
+
+def spellings(text: str) -> str:
+    """Return a pattern for text and what is compared as the same, but for ligatures; without regard to case."""
+    return r"\s+".join("".join(map(_spellings, word)) for word in compared(text).split())
 
 
 @lru_cache(maxsize=2**12)

@@ -96,6 +96,17 @@ def test_a_name_that_is_written_otherwise_in_prompts(
     assert host.make(f"a {listed[installed]} in snow").picture == plain.picture
 
 
+@pytest.mark.parametrize(("installed", "written"), FORMS.values(), ids=FORMS)
+def test_a_file_that_is_written_otherwise_in_prompts(host: FakeHost, installed: str, written: str) -> None:
+    network = importlib.import_module("alignit.webui.networks.table").DELTA
+    path = host.folder / "deltas" / f"{installed}.ckpt"
+    path.parent.mkdir()
+    path.write_bytes(b"no delta")
+    assert network.library.find(written) == network.library.find(installed) == path
+    (said,) = host.make(f"a cat <delta:{written}:1>").p.comments
+    assert "is not in the folder" not in said
+
+
 def test_a_mark_whose_brackets_mean_emphasis_is_said(host: FakeHost) -> None:
     host.add_embedding("my-cat (1)")
     said = r"which mean emphasis in a prompt. Write <my-cat \(1\)=cat> in the prompt."

@@ -23,7 +23,7 @@ class Wildcards(scripts.Script):
         return [gr.Textbox(value="[]", visible=False), gr.Textbox(value="process", visible=False)]
 
     def before_process_batch(
-        self, p: Any, prompts: list[str] | str, method: str, *, batch_number: int, **_named: Any
+        self, p: Any, prompts: list[str] | str, method: str, /, *, batch_number: int, **_named: Any
     ) -> None:
         prompts = json.loads(prompts or "[]") if isinstance(prompts, str) else prompts
         if prompts and method == "before_process_batch":
