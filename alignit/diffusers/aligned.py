@@ -213,6 +213,8 @@ class AlignIT:
         """
         if self._maps is not None:
             raise AlignITError("Attention maps are being recorded already: leave the outer block first")
+        if not isinstance(words, str):
+            raise AlignITError(f"words is {_shown(words)}: give text, such as 'cat, ball'")
         try:
             choice = MapChoice.parse(words)
         except ControlsError as error:
@@ -232,6 +234,8 @@ class AlignIT:
             AlignITError: As in a call.
         """
         encoder = text_encoders(self.pipe)[0]
+        if not isinstance(prompt, str):
+            raise AlignITError(f"prompt is {_shown(prompt)}: give text")
         parts = self._concepts.parts(prompt, align=True)
         controls = _controls([parts], Controls())
         filler = filler_tokens(encoder, lambda name: controls[name].filler)

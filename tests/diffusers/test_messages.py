@@ -83,8 +83,13 @@ def test_arguments(sd1: Model, arguments: dict[str, Any], message: str) -> None:
 
 @pytest.mark.parametrize("prompt", [None, 3, ["a", None], b"a cat"])
 def test_a_prompt_that_is_no_text(sd1: Model, prompt: Any) -> None:
+    aligned = AlignIT(sd1.pipe, sd1.load("my-cat"))
     with pytest.raises(AlignITError, match=r"^prompt is .*: give text, or a list of texts$"):
-        AlignIT(sd1.pipe, sd1.load("my-cat"))(prompt)
+        aligned(prompt)
+    with pytest.raises(AlignITError, match=r"^prompt is .*: give text$"):
+        aligned.explain(prompt)
+    with pytest.raises(AlignITError, match="^words is .*: give text"), aligned.attention_maps(prompt):
+        pass
 
 
 @pytest.mark.parametrize(
