@@ -88,7 +88,7 @@ def test_a_prompt_that_is_no_text(sd1: Model, prompt: Any) -> None:
         aligned(prompt)
     with pytest.raises(AlignITError, match=r"^prompt is .*: give text$"):
         aligned.explain(prompt)
-    with pytest.raises(AlignITError, match="^words is .*: give text"), aligned.attention_maps(prompt):
+    with pytest.raises(AlignITError, match=r"^words is .*: give text"), aligned.attention_maps(prompt):
         pass
 
 

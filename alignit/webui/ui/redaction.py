@@ -30,7 +30,7 @@ def without_quoted(text: str) -> str:
 
 
 def without_words(words: Iterable[str]) -> Callable[[str], str]:
-    """Return what leaves words, or whole prompts, out of a text where they stand alone, compared as names in prompts are."""
+    """Return what leaves words, or whole prompts, out of a text where they stand alone, in whatever spelling."""
     longest_first = sorted({word for word in words if compared(word)}, key=len, reverse=True)
     patterns = [
         re.compile(rf"(?<!\w)(?:{re.escape(word)}|{spellings(word)})(?!\w)", re.IGNORECASE) for word in longest_first
