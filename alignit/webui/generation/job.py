@@ -28,6 +28,7 @@ from alignit.webui.networks.networks import Active, read_networks
 from alignit.webui.networks.table import NETWORKS
 
 _NAMED = " and ".join(f"<{network.keyword}:...>" for network in NETWORKS)
+_FIND_IT = "Another extension can do this: turn them off one by one to find it."
 
 
 @dataclass(eq=False)
@@ -67,7 +68,8 @@ class Job:
         self._maps = maps
         self._notes = Notes(p)
         self._concepts = Concepts(ClassWords(arguments.class_words), arguments.base_controls, self._notes.say)
-        self._injection = Injection(levels=_levels, prepare=host().sampling.inputs)
+        sampling = host().sampling
+        self._injection = Injection(levels=_levels, prepare=sampling.inputs, networks=sampling.networks)
         self._failed = False
         self._computed: list[_Conds] = []
         self._computing = _Conds()
@@ -293,6 +295,15 @@ class Job:
             self._notes.say(
                 f"{', '.join(sorted(lost))} reached the picture nowhere: something else, such as another extension, "
                 "changed the prompt's conditioning on the way. Turn other extensions off one by one to find it."
+            )
+        missing = self._injection.missing
+        if missing and not host().sampling.interrupted:
+            known = dict.fromkeys(map(host().life.extension_of, self._injection.functions))
+            others = " and ".join(name for name in known if name)
+            self._notes.say(
+                f"{', '.join(sorted(missing))} is not put in exactly: in {max(map(len, missing.values()))} places of "
+                "the UNet, keys and values are computed from other rows than the prompt's. "
+                + (f"{others} changes them: turn it off." if others else _FIND_IT)
             )
         self._injection.begin_pass()
 

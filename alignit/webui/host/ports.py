@@ -322,7 +322,13 @@ class Sampling(Protocol):
     def inputs(self, attention: torch.nn.Module, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return what the cross-attention layer's ``to_k`` and ``to_v`` are given for rows of the conditioning.
 
-        They differ from the rows [n, width] where hypernetworks are loaded.
+        They differ from the rows [n, width] where hypernetworks are loaded; else they are the same object.
+        """
+
+    def networks(self, module: torch.nn.Module) -> Hashable:
+        """Return something that differs where other networks, or other strengths, are in what a module computes.
+
+        Asked within its call. A change of the module's weights themselves need not be in it.
         """
 
 
@@ -373,6 +379,9 @@ class LifeCycle(Protocol):
 
     def refuse(self, p: Any, error: Exception) -> None:
         """Have a generation fail with an error for the caller of the API; called before it begins."""
+
+    def extension_of(self, function: Callable[..., Any]) -> str | None:
+        """Return the name of the extension that a function is from; None: it is the host's, or it is not known."""
 
     @property
     def queue(self) -> AbstractContextManager[Any]:

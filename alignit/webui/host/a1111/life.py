@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 from alignit.webui.host.a1111.sampling import A1111Step
@@ -30,6 +32,16 @@ class A1111LifeCycle:
         # What a script raises is swallowed by the host. A method that it calls next, on this object, is the one place
         # from which an error reaches the caller of the API.
         p.fill_fields_from_opts = refused
+
+    def extension_of(self, function: Callable[..., Any]) -> str | None:
+        """See `alignit.webui.host.ports.LifeCycle`."""
+        from modules import extensions
+
+        code = getattr(inspect.unwrap(function), "__code__", None)
+        if code is None:
+            return None
+        file = Path(code.co_filename).resolve()
+        return next((one.name for one in extensions.extensions if file.is_relative_to(Path(one.path).resolve())), None)
 
     @property
     def queue(self) -> AbstractContextManager[Any]:
