@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,11 @@ class A1111LifeCycle:
             return None
         file = Path(code.co_filename).resolve()
         return next((one.name for one in extensions.extensions if file.is_relative_to(Path(one.path).resolve())), None)
+
+    def scripts_of(self, p: Any) -> Sequence[object]:
+        """See `alignit.webui.host.ports.LifeCycle`."""
+        scripts: Sequence[object] = getattr(getattr(p, "scripts", None), "alwayson_scripts", ())
+        return scripts
 
     @property
     def queue(self) -> AbstractContextManager[Any]:
