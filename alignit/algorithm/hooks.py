@@ -34,7 +34,9 @@ class Weights:
     @classmethod
     def of(cls, module: torch.nn.Module, networks: Networks) -> Weights:
         """Return those of a module."""
-        held = tuple(module.parameters())
+        # Asked at each call of each layer: mostly there is one weight, and no module within.
+        own = tuple(one for one in module._parameters.values() if one is not None)
+        held = tuple(module.parameters()) if module._modules else own
         return cls((*((id(one), one.data_ptr(), version(one)) for one in held), networks(module)), held)
 
 

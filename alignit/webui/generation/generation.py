@@ -127,6 +127,7 @@ class Generation:
         """
         if Generation.of(p) is not None:
             return
+        Generation.end(p)  # a copy of another's has what is the other's
         running = (found for one in reversed(_running) if (found := one()) is not None and found._p is not p)
         outer = next((found._job for found in running), None)
         arguments = outer.arguments if outer is not None else Arguments()

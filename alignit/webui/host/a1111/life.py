@@ -41,7 +41,10 @@ class A1111LifeCycle:
         if code is None:
             return None
         file = Path(code.co_filename).resolve()
-        return next((one.name for one in extensions.extensions if file.is_relative_to(Path(one.path).resolve())), None)
+        folders = [(Path(one.path).resolve(), one) for one in extensions.extensions]
+        # A link can lead into another extension's folder.
+        found = max(((folder, one) for folder, one in folders if file.is_relative_to(folder)), default=None, key=_depth)
+        return None if found is None or found[1].is_builtin else str(found[1].name)
 
     def scripts_of(self, p: Any) -> Sequence[object]:
         """See `alignit.webui.host.ports.LifeCycle`."""
@@ -85,3 +88,7 @@ class A1111LifeCycle:
         from modules import script_callbacks
 
         script_callbacks.on_before_image_saved(call)
+
+
+def _depth(found: tuple[Path, Any]) -> int:
+    return len(found[0].parts)
