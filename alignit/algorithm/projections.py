@@ -152,7 +152,8 @@ class ChangedAtConcepts(LayerHooks):
         if self._context is not None and self._context[0] is attention:
             context = as_batch(self._context[1])
             row = context[0, :1]
-            if context.shape == inputs.shape and self._prepare(attention, row)[index] is not row:
+            can_be_prepared = context is not inputs and context.shape == inputs.shape
+            if can_be_prepared and self._prepare(attention, row)[index] is not row:
                 places = self._places.of(context, layer)
                 made = self._prepare(attention, context[places.at])[index]
                 if torch.allclose(made.float(), inputs[places.at].float(), rtol=_ROUNDING, atol=_ROUNDING):
