@@ -34,6 +34,7 @@ class ContextRows:
         self._ranges = {name: steps[name] for name in self._wanted if name in steps and not steps[name].always}
         self._inactive: set[str] = set()
         self._seen: set[str] = set()
+        self._arrived: set[str] = set()
         self._unet: torch.nn.Module | None = None
         self._hook: torch.utils.hooks.RemovableHandle | None = None
 
@@ -41,6 +42,11 @@ class ContextRows:
     def seen(self) -> frozenset[str]:
         """The concepts that the UNet got."""
         return frozenset(self._seen)
+
+    @property
+    def arrived(self) -> frozenset[str]:
+        """Those of them that it got in a step in which they were wanted: that went on to its layers."""
+        return frozenset(self._arrived)
 
     def step(self, unet: torch.nn.Module, fraction: float) -> None:
         """Watch this UNet, whose forward takes a context [rows, tokens, width], and no other.
@@ -72,7 +78,7 @@ class ContextRows:
         context = kwargs[name] if name else args[2] if len(args) > 2 else None
         if not isinstance(context, torch.Tensor):
             return None
-        if not self._seen >= self._wanted:
+        if not self._arrived >= self._wanted:
             self._look(context)
         if not self._inactive:
             return None
@@ -82,8 +88,9 @@ class ContextRows:
         return (*args[:2], context, *args[3:]), kwargs
 
     def _look(self, context: torch.Tensor) -> None:
-        for prompt in self._prompts:
-            self._seen.update(prompt.rows[row] for _, _, row in occurrences(context, prompt))
+        came = {prompt.rows[row] for prompt in self._prompts for _, _, row in occurrences(context, prompt)}
+        self._seen |= came
+        self._arrived |= came - self._inactive
 
     def _without_inactive(self, context: torch.Tensor) -> torch.Tensor:
         restored = context.clone()

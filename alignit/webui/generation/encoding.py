@@ -7,7 +7,7 @@ host's own loop, and writes the rows of the dummy prompts into the result.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
@@ -35,6 +35,7 @@ from alignit.webui.host.ports import (
 
 DummyRows = dict[tuple[int, Chunk[Any]], torch.Tensor]
 """Rows of dummy prompts [77, width], by the encoder's number and the chunk."""
+_DISAGREE = "this model's text encoders do not agree on where the concepts stand"
 
 
 @dataclass(frozen=True)
@@ -233,21 +234,23 @@ class Encoding:
         self._lookup = lookup
         self._concept = concept
         self._encoded = {} if encoded is None else encoded
-        self._outputs: list[tuple[torch.Tensor, list[dict[int, str]]]] = []
+        self._calls: list[_Calls] = []
 
     def run(self, original: Condition, texts: list[str]) -> Conditioning:
         """Return what the host's own function does for these texts, with the concepts injected.
 
-        Texts in which no concept is found are encoded by the host alone.
+        Texts in which no concept is found are encoded by the host alone. The base prompts are, too, with whatever other
+        extensions do to their rows: an extension can call the encoders again from inside, for texts of its own, and
+        these are read as ours are. A concept's row is its dummy prompt's.
         """
         self.injected = []
-        self._outputs = []
+        self._calls = [_Calls() for _ in self._encoders]
         with ExitStack() as block:
             for number, encoder in enumerate(self._encoders):
                 block.enter_context(encoder.rewriting(self._rewrite(number, encoder)))
             conditioning = original(texts)
-        if self._outputs:
-            self._record(list(texts), cross_attention(conditioning))
+        if any(calls.rows for calls in self._calls):
+            return self._inject(list(texts), conditioning)
         return conditioning
 
     def _rewrite(self, number: int, encoder: TextEncoder) -> Callable[[Sequence[str]], Rewritten | None]:
@@ -260,9 +263,9 @@ class Encoding:
 
             def edit(base: torch.Tensor) -> torch.Tensor:
                 prompts = [line.target for line in lines]
-                spliced, rows = splice(base, prompts, self._filler(encoder), self._encode(number), self._strength)
-                self._outputs.append((base, rows))
-                return spliced
+                spliced, rows = splice(base, prompts, self._filler(encoder), self._encode(number))
+                self._calls[number].note(texts, spliced, rows)
+                return base
 
             return Rewritten([_base_chunks(line) for line in lines], max(line.token_count for line in lines), edit)
 
@@ -291,15 +294,58 @@ class Encoding:
 
         return encode
 
-    def _record(self, texts: list[str], crossattn: torch.Tensor) -> None:
+    def _inject(self, texts: list[str], conditioning: Conditioning) -> Conditioning:
+        base = cross_attention(conditioning)
+        result = base.clone()
+        for index, text in enumerate(texts):
+            rows = self._rows_of(text, index, len(texts))
+            for row, (name, dummy) in rows.items():
+                if row >= base.shape[1] or dummy.shape[-1] != base.shape[-1]:
+                    raise UnsupportedEncoderError(_DISAGREE)
+                strength, injected = self._strength(name), dummy.to(base)
+                result[index, row] = injected if strength == 1 else torch.lerp(base[index, row], injected, strength)
+            if rows and text not in texts[:index]:
+                names = {row: name for row, (name, _) in rows.items()}
+                self.injected.append(Injected(result[index], base[index], names))
+        return {**conditioning, "crossattn": result} if isinstance(conditioning, dict) else result
+
+    def _rows_of(self, text: str, index: int, count: int) -> dict[int, tuple[str, torch.Tensor]]:
+        """Return the concept and the dummy prompt's row [width] at each row of a text that is a concept's."""
         # SDXL joins the rows of its two encoders, and so do we; both find the same concepts in the same rows.
-        base = torch.cat([output for output, _ in self._outputs], dim=-1)
-        all_rows = self._outputs[0][1]
-        if base.shape != crossattn.shape or any(rows != all_rows for _, rows in self._outputs):
-            raise UnsupportedEncoderError("this model's text encoders do not agree on where the concepts stand")
-        for index, rows in enumerate(all_rows):
-            if rows and texts[index] not in texts[:index]:
-                self.injected.append(Injected(crossattn[index], base[index].to(crossattn), rows))
+        of_encoders = [calls.rows_of(text, index, count) for calls in self._calls]
+        names = [{row: name for row, (name, _) in rows.items()} for rows in of_encoders]
+        if any(other != names[0] for other in names):
+            raise UnsupportedEncoderError(_DISAGREE)
+        return {
+            row: (name, torch.cat([rows[row][1] for rows in of_encoders], dim=-1)) for row, name in names[0].items()
+        }
+
+
+class _Calls:
+    """What an encoder was called for while a prompt was encoded: the prompt's texts, and those of other extensions.
+
+    Attributes:
+        rows: By text, the concept and the dummy prompt's row at each row that is a concept's.
+    """
+
+    def __init__(self) -> None:
+        self.rows: dict[str, dict[int, tuple[str, torch.Tensor]]] = {}
+        self._batches: list[tuple[str, ...]] = []
+
+    def note(self, texts: Sequence[str], spliced: torch.Tensor, rows: Sequence[Mapping[int, str]]) -> None:
+        """Note a call: its texts, and for each its rows with those of the dummy prompts, and the concepts there."""
+        self._batches.append(tuple(texts))
+        for index, text in enumerate(texts):
+            of_text = {row: (name, spliced[index, row]) for row, name in rows[index].items()}
+            # The prompt's own call comes first; the emphasis of other texts of a batch can count in its rows.
+            self.rows.setdefault(text, of_text)
+
+    def rows_of(self, text: str, index: int, count: int) -> Mapping[int, tuple[str, torch.Tensor]]:
+        """Return the rows of a text of the prompt, or of what another extension made of it before it was encoded."""
+        if text in self.rows:
+            return self.rows[text]
+        batch = next((batch for batch in self._batches if len(batch) == count), None)
+        return self.rows[batch[index]] if batch is not None else {}
 
 
 def token_texts(encoder: TextEncoder, tokens: Sequence[int]) -> list[str]:
