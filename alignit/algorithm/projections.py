@@ -64,6 +64,7 @@ class ChangedAtConcepts(LayerHooks):
         self._levels = levels
         self._prepare = prepare
         self._fraction = 0.0
+        self._running: torch.nn.Module | None = None
         self._forget()
 
     def step(self, unet: torch.nn.Module, fraction: float) -> None:
@@ -77,6 +78,7 @@ class ChangedAtConcepts(LayerHooks):
         self._forget()
 
     def _forget(self) -> None:
+        self._running = None
         self._context = Content()
         self._places = _Places({}, ())
         # Each concept's strength, and the fraction of the steps for which that is so.
@@ -87,9 +89,11 @@ class ChangedAtConcepts(LayerHooks):
 
     def _hook(self, name: str, attention: Any) -> None:
         self._handles.append(attention.register_forward_pre_hook(self._find_rows, with_kwargs=True))
+        self._handles.append(attention.register_forward_hook(self._end))
         self._hook_projections(name, attention, lambda layer, index: self._changed(layer, attention, index))
 
     def _find_rows(self, attention: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._running = attention
         name = context_name(kwargs)
         context = kwargs[name] if name else args[1] if len(args) > 1 else None
         if isinstance(context, tuple):
@@ -97,9 +101,16 @@ class ChangedAtConcepts(LayerHooks):
         if not isinstance(context, torch.Tensor):
             self._context = Content()
             self._places = _Places({}, ())
-        elif self._context.is_new(context, attention):
+        else:
+            self._look_at(context, attention)
+
+    def _end(self, *_: Any) -> None:
+        self._running = None
+
+    def _look_at(self, rows: torch.Tensor, given_to: torch.nn.Module) -> None:
+        if self._context.is_new(rows, given_to):
             self._strengths = None, {}
-            self._places = self._places_in(context)
+            self._places = self._places_in(rows)
 
     def _places_in(self, rows: torch.Tensor) -> _Places:
         located = {
@@ -111,6 +122,9 @@ class ChangedAtConcepts(LayerHooks):
 
     def _changed(self, layer: str, attention: Any, index: int) -> Callable[..., torch.Tensor | None]:
         def hook(module: torch.nn.Module, args: tuple[torch.Tensor, ...], outputs: torch.Tensor) -> torch.Tensor | None:
+            if self._running is not attention:
+                # Something else attends in the layer's place, as an IP-Adapter does in Forge, and calls this alone.
+                self._look_at(args[0], module)
             places = self._places
             if not places.located:
                 return None
