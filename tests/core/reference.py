@@ -35,8 +35,10 @@ def text_encoder(concepts: dict[str, torch.Tensor]) -> tuple[CLIPTextModel, dict
         torch.nn.init.normal_(parameter, std=0.3)
     ids = {}
     total = VOCABULARY + sum(len(vectors) for vectors in concepts.values())
-    model.resize_token_embeddings(total, mean_resizing=False)
-    table, free = model.get_input_embeddings().weight.data, VOCABULARY
+    larger = torch.nn.Embedding(total, WIDTH)
+    table, free = larger.weight.data, VOCABULARY
+    table[:VOCABULARY] = model.get_input_embeddings().weight.data
+    model.set_input_embeddings(larger)
     for name, vectors in concepts.items():
         ids[name] = list(range(free, free + len(vectors)))
         table[free : free + len(vectors)] = vectors

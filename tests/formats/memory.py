@@ -8,6 +8,7 @@ ran out on the way, which an error can hide.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
@@ -41,6 +42,7 @@ def load_within(mib: int, files: Sequence[Path]) -> list[tuple[str | None, bool]
 
 
 def _load(path: Path) -> tuple[str | None, bool]:
+    gc.collect()  # what the file before left is not this one's
     try:
         load_concept(path)
     except MemoryError:

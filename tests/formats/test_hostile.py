@@ -284,6 +284,7 @@ BOMBS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bomb", BOMBS)
 def test_bombs_in_pickles(tmp_path: Path, bomb: str) -> None:
     refuse(tmp_path, torch_zip(BOMBS[bomb]))

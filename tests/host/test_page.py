@@ -201,6 +201,7 @@ def test_the_report_is_copied(page_host: WebUI, browser: BrowserContext, tab: Ta
     browser.grant_permissions(["clipboard-read", "clipboard-write"])
     try:
         tab.open_panel()
+        expect(tab.found).to_have_text("No concept in the prompt.")  # the list's own status comes first
         expect(tab.part("version").and_(tab.page.locator(".prose"))).to_have_text(f"AlignIT {alignit.__version__}")
         button = tab.panel.get_by_role("button", name="Copy report", exact=True)
         assert "No prompts" in (button.get_attribute("title") or "")

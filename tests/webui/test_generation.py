@@ -192,3 +192,26 @@ def test_what_a_plot_set_for_a_cell_stays_with_that_cell() -> None:
     assert Generation.axes(plot) == {}
     assert [Generation.axes(cell)["Strength"] for cell in cells] == [{"strength": 0}, {"strength": 1}]
     assert Generation.axes(copy(cells[0]))["Steps"] == {"end": 0.5}
+
+
+@pytest.mark.parametrize("counted", [True, False])
+def test_the_batches_of_one_object_are_counted_once(monkeypatch: pytest.MonkeyPatch, counted: bool) -> None:
+    """The Batch tab of img2img counts its batches beforehand, and generates several times with one object."""
+    factors = []
+    monkeypatch.setattr(
+        generation.host().sampling, "count_jobs", lambda factor: factors.append(factor) or counted, raising=False
+    )
+    monkeypatch.setattr(compare, "has_concepts", lambda *_: True)
+    p = Processing()
+    for _picture in range(2):
+        vars(p).update(n_iter=1, do_not_save_grid=False, batch_size=1)
+        Generation.prepare(p)
+        Generation.begin(p, ARGUMENTS["compared"], PLACE)
+        p.init()
+        assert p.n_iter == 3
+        assert p.all_prompts == ["a my-cat"] * 3
+        p.all_prompts = ["a my-cat"]
+        Generation.end(p)
+        assert p.n_iter == 1
+    assert p.calls == ["init", "init"]
+    assert factors == ([3] if counted else [3, 3])

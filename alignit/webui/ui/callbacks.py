@@ -25,8 +25,11 @@ def register() -> None:
 
 
 def _register(life: LifeCycle) -> None:
+    from alignit.webui.networks.table import NETWORKS
+
+    keywords = " and ".join(f"<{network.keyword}:...>" for network in NETWORKS)
+    methods = " and ".join(network.method for network in NETWORKS)
     with part("AlignIT's section in the settings"):
-        from alignit.webui.networks.table import NETWORKS
         from alignit.webui.settings import add_settings
 
         life.on_settings(lambda: add_settings(network.folder.setting for network in NETWORKS))
@@ -45,13 +48,13 @@ def _register(life: LifeCycle) -> None:
         # that the plot's script is loaded after AlignIT's.
         add_axes()
         life.on_page(_guarded(axes, add_axes))
-    with part(networks := "AlignIT's networks in prompts"):
+    with part(networks := f"{keywords} in prompts"):
         # The host empties its registries of networks and of their tabs after it has loaded scripts.
         life.on_page(_guarded(networks, _register_networks))
         # Once more, after all others have registered theirs: a fork of custom-diffusion-webui has a network of the
         # same name, and with both at work its weights would be in the picture twice.
         life.on_started(_guarded(networks, lambda _app: _register_networks()))
-    with part(pages := "AlignIT's tabs with cards"):
+    with part(pages := f"The tabs with cards for {methods}"):
         from alignit.webui.ui.pages import register_pages
 
         life.on_page(_guarded(pages, register_pages))
