@@ -20,8 +20,9 @@ from playwright.sync_api import Browser, Locator, expect
 from miniature.concepts import CONCEPTS, CONCEPTS_FOLDER
 from miniature.grids import draw_grid
 from tests.host.browser import NO_BROWSER, Tab, chromium, find_browser
+from tests.host.kinds import WEBUI
 from tests.host.miniature import SIZE, add_concepts
-from tests.host.webui import WebUI, find_webui, webui_directory
+from tests.host.webui import WebUI, find_webui
 
 PICTURES = Path(__file__).parents[1] / "docs" / "pictures"
 # Concepts that are put on too thickly: what users mend by lowering the strength until the concept is gone too.
@@ -52,7 +53,7 @@ def main() -> None:
         sys.exit(f"choose of {', '.join(SUBJECTS)}")
     directory, browser_path = find_webui(), find_browser()
     if directory is None:
-        sys.exit(f"no WebUI with a venv at {webui_directory()} (set WEBUI_DIR)")
+        sys.exit(WEBUI.missing)
     if browser_path is None:
         sys.exit(NO_BROWSER)
     PICTURES.mkdir(parents=True, exist_ok=True)

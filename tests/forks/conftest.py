@@ -1,0 +1,95 @@
+"""One server of each host that is installed, with the widened miniature; one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tests.host.kinds import KINDS, Kind
+from tests.host.webui import Pictures, WebUI, widened_miniature
+
+PROBE = Path(__file__).parent / "probe"
+FAULTS = Path(__file__).parents[1] / "host" / "faults"
+TOKEN_OF = "my-robot"  # the Custom Diffusion concept whose token is installed as an embedding too, for the reference
+TOKEN = "newtoken"
+
+LONG = {"negative_prompt": "night hat, " * 30}  # more than one chunk: hosts of the family repeat the shorter prompt
+SIZE = {"cfg_scale": 5, "seed": 3}
+
+OFF: dict[str, dict[str, Any]] = {
+    "a photo of a cat with a ball in the snow": SIZE,
+    "a photo of a my-cat AND a (red:1.3) car BREAK at night": {**SIZE, **LONG, "batch_size": 2},
+}
+"""Prompts with AlignIT off, and what else is asked for."""
+
+GALLERIES: dict[str, dict[str, Pictures]] = {}
+"""The pictures of each host by the test's name for them."""
+
+
+def make(kind: Kind, directory: Path, *, alignit: bool = True) -> WebUI:
+    """A server that is not started, with AlignIT or without it."""
+    given = {} if alignit else {"alignit": None}
+    host = WebUI(
+        directory, kind=kind, wide=True, probe=False, extensions=(PROBE, *((FAULTS,) if alignit else ())), **given
+    )
+    state = torch.load(widened_miniature(directory) / "deltas" / f"{TOKEN_OF}.ckpt", weights_only=True)["state_dict"]
+    save_file({"emb_params": state["embed"].float().contiguous()}, host.embeddings / f"{TOKEN}.safetensors")
+    return host
+
+
+@pytest.fixture(scope="session", params=KINDS, ids=lambda kind: kind.name)
+def kind(request: pytest.FixtureRequest) -> Kind:
+    return request.param  # type: ignore[no-any-return]
+
+
+@pytest.fixture(scope="session")
+def directory(kind: Kind) -> Path:
+    directory = kind.find()
+    if directory is None:
+        pytest.skip(kind.missing)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def plain_pictures(kind: Kind, directory: Path) -> dict[str, Pictures]:
+    """Pictures of a server without AlignIT, by the prompt."""
+    with make(kind, directory, alignit=False) as host:
+        return {prompt: host.txt2img(prompt, **payload) for prompt, payload in OFF.items()}
+
+
+@pytest.fixture(scope="session")
+def fork(kind: Kind, directory: Path, plain_pictures: dict[str, Pictures]) -> Iterator[WebUI]:  # noqa: ARG001
+    """A server with AlignIT, once the one without it is gone."""
+    with make(kind, directory) as host:
+        host.txt2img("a cat")  # some load the model for it
+        yield host
+
+
+@pytest.fixture
+def gallery(kind: Kind) -> dict[str, Pictures]:
+    return GALLERIES.setdefault(kind.name, {})
+
+
+@pytest.fixture(autouse=True)
+def _no_error(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail where the host recorded an exception, unless the test is marked host_errors."""
+    fork: WebUI | None = request.getfixturevalue("fork") if "fork" in request.fixturenames else None
+    yield
+    if fork is not None:
+        errors = fork.exceptions(clear=True)
+        if errors and not request.node.get_closest_marker("host_errors"):
+            pytest.fail(f"exceptions: {errors}")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reports = [str(report.longrepr) for report in terminalreporter.stats.get("skipped", [])]
+    for kind in KINDS:
+        count = sum(kind.missing in text for text in reports)
+        if count:
+            terminalreporter.section("HOST MISSING", red=True, bold=True)
+            terminalreporter.line(f"{count} tests in {kind.name} did not run: {kind.missing}", red=True)
