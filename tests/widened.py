@@ -16,6 +16,7 @@ import json
 import math
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def widen(source: Path, folder: Path) -> None:
     state = {name: value.float() for name, value in load_file(source / f"{MINIATURE}.safetensors").items()}
     config = json.loads((source / f"{MINIATURE}.yaml").read_text())
     params = config["model"]["params"]
-    parts = {
+    parts: dict[str, Callable[[State], State]] = {
         "model.diffusion_model.": lambda part: {name: unet(name, value) for name, value in part.items()},
         "cond_stage_model.transformer.": text_encoder,
         "first_stage_model.": lambda part: autoencoder(part, params["scale_factor"]),

@@ -239,8 +239,8 @@ class WebUI:
         self.startup_seconds = 0.0
         self.url = ""
         self.options_at_start: dict[str, Any] = {}
-        for folder in ("extensions", "tmp"):  # a fork's page looks for the second one
-            (self.data / folder).mkdir(parents=True)
+        for name in ("extensions", "tmp"):  # a fork's page looks for the second one
+            (self.data / name).mkdir(parents=True)
         for folder in (self.embeddings, self.loras, self.hypernetworks):
             if (self.cache / folder.name).is_dir():
                 shutil.copytree(self.cache / folder.name, folder)
