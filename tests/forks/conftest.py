@@ -10,8 +10,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from tests import widened
 from tests.host.kinds import KINDS, Kind
-from tests.host.webui import Pictures, WebUI, widened_miniature
+from tests.host.webui import Picture, Pictures, WebUI, made_once, widened_miniature
 
 PROBE = Path(__file__).parent / "probe"
 FAULTS = Path(__file__).parents[1] / "host" / "faults"
@@ -27,8 +28,21 @@ OFF: dict[str, dict[str, Any]] = {
 }
 """Prompts with AlignIT off, and what else is asked for."""
 
-GALLERIES: dict[str, dict[str, Pictures]] = {}
-"""The pictures of each host by the test's name for them."""
+
+def keep(kind: Kind, key: str, pictures: Pictures) -> None:
+    """Keep pictures of a host for the tests of the others, which can be another run; the key says how they are made."""
+    for number, picture in enumerate(pictures):
+        (_kept(kind, key) / f"{number}.png").write_bytes(picture.png)
+
+
+def kept(kind: Kind, key: str) -> Pictures | None:
+    """Return the pictures that were kept, or None."""
+    files = sorted(_kept(kind, key).glob("*.png"))
+    return Pictures(Picture(file.read_bytes(), "") for file in files) if files else None
+
+
+def _kept(kind: Kind, key: str) -> Path:
+    return made_once([Path(widened.__file__)], lambda _folder: None, f"{kind.name} {key}")
 
 
 def make(kind: Kind, directory: Path, *, alignit: bool = True) -> WebUI:
@@ -72,7 +86,11 @@ def fork(kind: Kind, directory: Path, plain_pictures: dict[str, Pictures]) -> It
 
 @pytest.fixture
 def gallery(kind: Kind) -> dict[str, Pictures]:
-    return GALLERIES.setdefault(kind.name, {})
+    """The pictures of AlignIT's in this run, by the test's name for them."""
+    return _galleries.setdefault(kind, {})
+
+
+_galleries: dict[Kind, dict[str, Pictures]] = {}
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ import pytest
 import requests
 
 from tests.bilinear import enlarged
-from tests.forks.conftest import GALLERIES, LONG, OFF, SIZE, TOKEN, TOKEN_OF
+from tests.forks.conftest import LONG, OFF, SIZE, TOKEN, TOKEN_OF, keep, kept
 from tests.host.kinds import FORGE, NEO, WEBUI, Kind
 from tests.host.webui import Pictures, WebUI
 
@@ -52,13 +52,18 @@ class Case:
     payload: dict[str, Any] = field(default_factory=dict)
     exact: bool = True
 
+    @property
+    def key(self) -> str:
+        """Differs where AlignIT's picture is another."""
+        return repr((self.target, self.alignit, {**SIZE, **self.payload}))
 
-CAT = {"dummy": "a photo of a my-cat with a ball", "rows": [5, 6, 7, 8]}
+
+CAT = {"dummy": "* * * * my-cat * * *", "rows": [5, 6, 7, 8]}
 CAT_BASE = "a photo of a cat cat cat cat with a ball"
 ON = [True, "my-cat=cat"]
-ROBOT = {"dummy": f"a {TOKEN} robot in the snow", "rows": [2, 3], "weights": f"deltas/{TOKEN_OF}.ckpt"}
+ROBOT = {"dummy": f"* {TOKEN} robot * * *", "rows": [2, 3], "weights": f"deltas/{TOKEN_OF}.ckpt"}
 ROBOT_TARGET, ROBOT_BASE = "a <new1> robot in the snow <delta:my-robot:1>", "a robot robot in the snow"
-ADAPTED = {"dummy": "a cat in the snow", "rows": [2], "adapter": "catversion/my_cat/pytorch_adapter.bin"}
+ADAPTED = {"dummy": "* cat * * *", "rows": [2], "adapter": "catversion/my_cat/pytorch_adapter.bin"}
 ADAPTED_TARGET, ADAPTED_BASE = "a <my_cat=cat> in the snow <catversion:my_cat>", "a cat in the snow"
 
 CASES = {
@@ -77,7 +82,7 @@ CASES = {
         "a photo of a my-cat with a ball",
         CAT_BASE,
         [{**CAT, "strength": 0.5, "layers": ["input_blocks", "middle_block"]}],
-        [{"enabled": True, "class_words": "my-cat=cat", "strength": 0.5, "controls": "down mid"}],
+        [{"enabled": True, "class_words": "my-cat=cat", "strength": 0.5, "controls": "layers down mid"}],
         LONG,
         exact=False,
     ),
@@ -85,18 +90,18 @@ CASES = {
         "snow BREAK a (my-cat:1.2) AND a my-cat at night :0.6",
         "snow BREAK a (cat cat cat cat:1.2) AND a cat cat cat cat at night :0.6",
         [
-            {"dummy": "snow BREAK a (my-cat:1.2)", "rows": [79, 80, 81, 82], "part": 0},
-            {"dummy": "a my-cat at night", "rows": [2, 3, 4, 5], "part": 1},
+            {"dummy": "* BREAK * (my-cat:1.2)", "rows": [79, 80, 81, 82], "part": 0},
+            {"dummy": "* my-cat * *", "rows": [2, 3, 4, 5], "part": 1},
         ],
         ON,
     ),
     "prompt editing": Case(
         "a [dog:my-cat:0.5] in the snow",
         "a [dog:cat cat cat cat:0.5] in the snow",
-        [{"dummy": "a my-cat in the snow", "rows": [2, 3, 4, 5], "steps": [2, 3]}],
+        [{"dummy": "* my-cat * * *", "rows": [2, 3, 4, 5], "steps": [3, 3]}],
         ON,
     ),
-    "words alone": Case("a jumping <cat=dog>", "a jumping dog", [{"dummy": "a jumping cat", "rows": [3]}], [True]),
+    "words alone": Case("a jumping <cat=dog>", "a jumping dog", [{"dummy": "* * cat", "rows": [3]}], [True]),
     "Custom Diffusion": Case(ROBOT_TARGET, ROBOT_BASE, [ROBOT], [True], exact=False),
     "Custom Diffusion at strength 0.7, keys alone, a long negative prompt": Case(
         ROBOT_TARGET,
@@ -125,7 +130,7 @@ def test_off_is_the_host_without_alignit(fork: WebUI, plain_pictures: dict[str, 
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_picture_is_the_references(fork: WebUI, gallery: dict[str, Pictures], name: str) -> None:
+def test_the_picture_is_the_references(kind: Kind, fork: WebUI, gallery: dict[str, Pictures], name: str) -> None:
     case = CASES[name]
     payload = {**SIZE, **case.payload}
     ours = gallery[name] = fork.txt2img(case.target, alignit=case.alignit, **payload)
@@ -134,22 +139,26 @@ def test_the_picture_is_the_references(fork: WebUI, gallery: dict[str, Pictures]
     assert note(ours) == ""
     assert apart(wanted, without), "the reference changed nothing: the case proves nothing"
     assert ours == wanted if case.exact else same(ours, wanted)
+    if kind is WEBUI:
+        keep(WEBUI, case.key, ours)
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_picture_is_the_webuis(kind: Kind, gallery: dict[str, Pictures], name: str) -> None:
     if kind is WEBUI:
         pytest.skip("it is the WebUI")
-    wanted = GALLERIES.get(WEBUI.name, {})
-    if name not in wanted or name not in gallery:
-        pytest.skip(f"no picture of both: {WEBUI.missing}, or the test of it did not run")
-    assert same(gallery[name], wanted[name], 2)
+    if name not in gallery:
+        pytest.skip("the test that makes the picture did not run")
+    wanted = kept(WEBUI, CASES[name].key)
+    if wanted is None:
+        pytest.skip(f"no picture of the WebUI's is kept: {WEBUI.missing}, or it was not tested yet")
+    assert same(gallery[name], wanted, 2)
 
 
 def test_strength_zero_is_the_class_word_and_all_layers_are_all(fork: WebUI) -> None:
     base = fork.txt2img(CAT_BASE, **SIZE)
     assert fork.txt2img("a photo of a my-cat with a ball", alignit=[*ON, 0.0], **SIZE) == base
-    in_layers = [{"enabled": True, "class_words": "my-cat=cat", "controls": "down mid up"}]
+    in_layers = [{"enabled": True, "class_words": "my-cat=cat", "controls": "layers down mid up"}]
     ours = fork.txt2img("a photo of a my-cat with a ball", alignit=in_layers, **SIZE)
     assert ours == fork.txt2img("a photo of a my-cat with a ball", alignit=ON, **SIZE)
     assert apart(ours, base)
@@ -165,14 +174,16 @@ def test_without_a_negative_prompt_at_cfg_1(fork: WebUI) -> None:
 def test_another_clip_skip_and_another_emphasis(fork: WebUI) -> None:
     payload = {**SIZE, "override_settings": {"CLIP_stop_at_last_layers": 2, "emphasis": "No norm"}}
     target, base = "a (my-cat:1.3) in the snow", "a (cat cat cat cat:1.3) in the snow"
-    inject = [{"dummy": "a (my-cat:1.3) in the snow", "rows": [2, 3, 4, 5]}]
+    inject = [{"dummy": "* (my-cat:1.3) * * *", "rows": [2, 3, 4, 5]}]
     ours = fork.txt2img(target, alignit=ON, **payload)
     assert ours == fork.txt2img(base, reference=reference(fork, inject), **payload)
     assert apart(ours, fork.txt2img(target, alignit=ON, **SIZE))
 
 
 def test_hires_fix(kind: Kind, fork: WebUI) -> None:
-    upscaler = "Lanczos" if kind is NEO else "Latent"  # it has none of latents
+    upscaler = "Latent"
+    if kind is NEO:  # it has none of latents
+        upscaler = next(item["name"] for item in fork.get("/sdapi/v1/upscalers") if item["name"] != "None")
     payload = {**SIZE, "enable_hr": True, "hr_scale": 2, "hr_upscaler": upscaler, "denoising_strength": 0.7}
     payload |= {"hr_second_pass_steps": 2} | ({"hr_additional_modules": ["Use same choices"]} if kind.engines else {})
     ours = fork.txt2img("a photo of a my-cat with a ball", alignit=ON, **payload)
@@ -251,7 +262,7 @@ def test_wrong_arguments_are_refused(fork: WebUI) -> None:
 
 
 def test_own_routes(fork: WebUI) -> None:
-    concepts = {concept["name"] for concept in fork.get("/alignit/v1/concepts")["concepts"]}
+    concepts = {concept["name"] for concept in fork.get("/alignit/v1/concepts")}
     assert {"my-cat", TOKEN_OF, "my_cat"} <= concepts
     seen = fork.post("/alignit/v1/inspect", {"prompt": "a my-cat in the snow", "class_words": "my-cat=cat"})
     assert [concept["name"] for concept in seen["concepts"]] == ["my-cat"]
@@ -271,7 +282,7 @@ def test_nothing_is_left_behind(fork: WebUI) -> None:
     target = "a photo of a my-cat with a ball"
     plain = fork.txt2img(target, **SIZE)
     before = fork.state()
-    everything = {"enabled": True, "class_words": "my-cat=cat", "strength": 0.5, "controls": "keys down"}
+    everything = {"enabled": True, "class_words": "my-cat=cat", "strength": 0.5, "controls": "keys; layers down"}
     prompt = f"{target} <delta:my-robot:1> <catversion:my_car>"
     fork.txt2img(prompt, alignit=[{**everything, "attention_maps": True}], **SIZE)
     fork.txt2img(prompt, **SIZE)
