@@ -261,12 +261,14 @@ def test_wrong_arguments_are_refused(fork: WebUI) -> None:
     fork.exceptions(clear=True)
 
 
-def test_own_routes(fork: WebUI) -> None:
+def test_own_routes(fork: WebUI, record_property: Any) -> None:
     concepts = {concept["name"] for concept in fork.get("/alignit/v1/concepts")}
     assert {"my-cat", TOKEN_OF, "my_cat"} <= concepts
     seen = fork.post("/alignit/v1/inspect", {"prompt": "a my-cat in the snow", "class_words": "my-cat=cat"})
     assert [concept["name"] for concept in seen["concepts"]] == ["my-cat"]
-    assert fork.get("/alignit/v1/report")["failures"] == []
+    report = fork.get("/alignit/v1/report")
+    assert report["failures"] == []
+    record_property("version", report["versions"]["Host"])
 
 
 def test_the_info_lists_the_embedding_as_the_host_does(kind: Kind, fork: WebUI) -> None:
