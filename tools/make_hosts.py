@@ -27,7 +27,7 @@ GROUPS = {
     "test_attention_maps": "attention map",
 }
 LABELS = {
-    "test_strength_zero_is_the_class_word_and_all_layers_are_all": "strength 0 is the class word, all layers are every layer",
+    "test_strength_zero_is_the_class_word_and_all_layers_are_all": "strength 0 is the class word, all layers are all",
     "test_without_a_negative_prompt_at_cfg_1": "CFG 1, without a negative prompt",
     "test_another_clip_skip_and_another_emphasis": "clip skip, another emphasis",
     "test_hires_fix": "hires fix",
