@@ -75,9 +75,9 @@ def test_all_parts_are_there(host: FakeHost) -> None:
 @pytest.mark.parametrize(
     ("module", "lost", "said"),
     [
-        ("ui_extra_networks_user_metadata", "tabs", "AlignIT's tabs with cards"),
-        ("ui_extra_networks", "tabs", "AlignIT's tabs with cards"),
-        ("extra_networks", "networks", "AlignIT's networks in prompts"),
+        ("ui_extra_networks_user_metadata", "tabs", "The tabs with cards for Custom Diffusion and CatVersion"),
+        ("ui_extra_networks", "tabs", "The tabs with cards for Custom Diffusion and CatVersion"),
+        ("extra_networks", "networks", "<delta:...> and <catversion:...> in prompts"),
     ],
 )
 def test_one_part_is_lost_with_one_message(host: FakeHost, shown: list[str], module: str, lost: str, said: str) -> None:
