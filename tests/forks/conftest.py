@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from tests import widened
 from tests.host.kinds import KINDS, Kind
-from tests.host.webui import Picture, Pictures, WebUI, made_once, widened_miniature
+from tests.host.webui import ALIGNIT, Picture, Pictures, WebUI, made_once, widened_miniature
 
 PROBE = Path(__file__).parent / "probe"
 FAULTS = Path(__file__).parents[1] / "host" / "faults"
@@ -47,9 +47,13 @@ def _kept(kind: Kind, key: str) -> Path:
 
 def make(kind: Kind, directory: Path, *, alignit: bool = True) -> WebUI:
     """A server that is not started, with AlignIT or without it."""
-    given = {} if alignit else {"alignit": None}
     host = WebUI(
-        directory, kind=kind, wide=True, probe=False, extensions=(PROBE, *((FAULTS,) if alignit else ())), **given
+        directory,
+        kind=kind,
+        wide=True,
+        probe=False,
+        alignit=ALIGNIT if alignit else None,
+        extensions=(PROBE, *((FAULTS,) if alignit else ())),
     )
     state = torch.load(widened_miniature(directory) / "deltas" / f"{TOKEN_OF}.ckpt", weights_only=True)["state_dict"]
     save_file({"emb_params": state["embed"].float().contiguous()}, host.embeddings / f"{TOKEN}.safetensors")

@@ -53,6 +53,14 @@ def text_encoder() -> Any:
     return engine.text_encoder if engine is not None else shared.sd_model.cond_stage_model.wrapped
 
 
+def loaded(file: str) -> dict[str, Any]:
+    try:
+        from modules.safe import unsafe_torch_load as load  # noqa: PLC0415  # its torch.load refuses what a new torch saved
+    except ImportError:
+        load = torch.load
+    return load(file, map_location="cpu")  # type: ignore[no-any-return]
+
+
 def set_schedule(_sd_model: Any) -> None:
     """Give the miniature its noise schedule, which a WebUI reads from the YAML and its forks do not."""
     if objects() is None:
@@ -75,8 +83,7 @@ def adapted(file: str | None) -> Iterator[None]:
     if file is None:
         yield
         return
-    pool = torch.load(file, map_location="cpu", weights_only=True)
-    values = {name: value for name, value in pool.items() if name.endswith(".control_trans")}
+    values = {name: value for name, value in loaded(file).items() if name.endswith(".control_trans")}
     numbers = sorted({int(found[1]) for name in values if (found := re.search(r"layers\.(\d+)\.", name))})
     states = next(iter(values.values())).view(len(numbers), 2, -1)
     layers = text_encoder().transformer.text_model.encoder.layers
@@ -218,7 +225,7 @@ class Job:
 
     def matrix(self, file: str, layer: str) -> torch.Tensor:
         if file not in self.weights:
-            self.weights[file] = torch.load(file, map_location="cpu", weights_only=True)["state_dict"]
+            self.weights[file] = loaded(file)["state_dict"]
         return self.weights[file][layer]
 
     def keep_queries(self, name: str) -> Callable[..., None]:
