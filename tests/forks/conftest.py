@@ -81,8 +81,8 @@ def plain_pictures(kind: Kind, directory: Path) -> dict[str, Pictures]:
 
 
 @pytest.fixture(scope="session")
-def fork(kind: Kind, directory: Path, plain_pictures: dict[str, Pictures]) -> Iterator[WebUI]:  # noqa: ARG001
-    """A server with AlignIT, once the one without it is gone."""
+def fork(kind: Kind, directory: Path) -> Iterator[WebUI]:
+    """A server with AlignIT."""
     with make(kind, directory) as host:
         host.txt2img("a cat")  # some load the model for it
         yield host
@@ -100,7 +100,9 @@ _galleries: dict[Kind, dict[str, Pictures]] = {}
 @pytest.fixture(autouse=True)
 def _no_error(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail where the host recorded an exception, unless the test is marked host_errors."""
-    fork: WebUI | None = request.getfixturevalue("fork") if "fork" in request.fixturenames else None
+    # In this order: the server without AlignIT is gone before the other starts.
+    given = [request.getfixturevalue(name) for name in ("plain_pictures", "fork") if name in request.fixturenames]
+    fork: WebUI | None = given[-1] if "fork" in request.fixturenames else None
     yield
     if fork is not None:
         errors = fork.exceptions(clear=True)

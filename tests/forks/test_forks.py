@@ -122,8 +122,9 @@ def reference(fork: WebUI, inject: list[dict[str, Any]], **more: Any) -> dict[st
     return {"inject": whole, **more}
 
 
+# The first test: the server without AlignIT is gone before the other starts.
 @pytest.mark.parametrize("prompt", OFF)
-def test_off_is_the_host_without_alignit(fork: WebUI, plain_pictures: dict[str, Pictures], prompt: str) -> None:
+def test_off_is_the_host_without_alignit(plain_pictures: dict[str, Pictures], fork: WebUI, prompt: str) -> None:
     ours = fork.txt2img(prompt, **OFF[prompt])
     assert ours == plain_pictures[prompt]
     assert [picture.infotext for picture in ours] == [picture.infotext for picture in plain_pictures[prompt]]
@@ -181,9 +182,7 @@ def test_another_clip_skip_and_another_emphasis(fork: WebUI) -> None:
 
 
 def test_hires_fix(kind: Kind, fork: WebUI) -> None:
-    upscaler = "Latent"
-    if kind is NEO:  # it has none of latents
-        upscaler = next(item["name"] for item in fork.get("/sdapi/v1/upscalers") if item["name"] != "None")
+    upscaler = "None" if kind is NEO else "Latent"  # Neo has none of latents, and others need a model
     payload = {**SIZE, "enable_hr": True, "hr_scale": 2, "hr_upscaler": upscaler, "denoising_strength": 0.7}
     payload |= {"hr_second_pass_steps": 2} | ({"hr_additional_modules": ["Use same choices"]} if kind.engines else {})
     ours = fork.txt2img("a photo of a my-cat with a ball", alignit=ON, **payload)
