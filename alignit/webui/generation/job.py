@@ -80,7 +80,8 @@ class Job:
         self._computing = _Conds()
         self._dummies: dict[Any, DummyRows] = {}
         # The host keeps conditionings for all jobs, under the prompt as typed: ours must not get in, nor its out.
-        self._caches = {name: [None, None] for name in ("cached_c", "cached_hr_c") if hasattr(p, name)}
+        hosts = {name: getattr(p, name) for name in ("cached_c", "cached_hr_c") if hasattr(p, name)}
+        self._caches: dict[str, list[Any]] = {name: [None] * len(cache) for name, cache in hosts.items()}
         self._texts: list[str] = []
         self._taken: Replaced | None = None
         self._at_work = False
@@ -342,7 +343,7 @@ class Job:
         self._computing = _Conds(self._computing.networks, self._computing.state)
         self._dummies.clear()
         for cache in self._caches.values():
-            cache[:] = [None, None]
+            cache[:] = [None] * len(cache)
 
 
 def _encoder_state(extra_network_data: Any) -> tuple[Any, ...]:

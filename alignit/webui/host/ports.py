@@ -194,6 +194,12 @@ class Model(Protocol):
     def dtype(self) -> torch.dtype:
         """The type of numbers in which its UNet computes."""
 
+    def linear(self, module: Any) -> tuple[tuple[int, int], torch.Tensor | None]:
+        """Return the shape of a linear layer of its UNet, [out, in], and its weight; None where that is packed.
+
+        Weights in fewer bits than the model computes in have other numbers, or another shape, than the matrix.
+        """
+
     def conditioning(self, make: Callable[[Condition], Condition]) -> AbstractContextManager[None]:
         """For a block, compute conditionings by what `make` returns for the host's own function."""
 
@@ -281,7 +287,14 @@ class Prompts(Protocol):
 
     @property
     def info(self) -> MutableMapping[str, Any]:
-        """What the host has noted for the picture's info while it encoded: ``TI hashes`` and the like."""
+        """What the host has noted for the picture's info while it encoded."""
+
+    @property
+    def used_key(self) -> str:
+        """Under which key of a picture's info the host lists the embeddings that it used, with commas between them."""
+
+    def used(self, name: str, embedding: Embedding) -> str | None:
+        """Return how the host lists an embedding there, or None where it does not."""
 
 
 class Networks(Protocol):

@@ -104,8 +104,9 @@ def load_fitting(path: Path, say: Callable[[str], None]) -> Concept:
     checked = _checked.get(concept)
     if checked is None or checked[0] != model.identity:
         layers = _live_layers(model)
-        concept.check_against(_model_shapes(model, layers))
-        checked = _checked[concept] = model.identity, concept.weights.doubt(layers) if concept.weights else None
+        concept.check_against(_model_shapes(model, {layer: shape for layer, (shape, _) in layers.items()}))
+        live = {layer: weight for layer, (_, weight) in layers.items() if weight is not None}
+        checked = _checked[concept] = model.identity, concept.weights.doubt(live) if concept.weights else None
     if checked[1]:
         say(f"'{path.name}': {checked[1]}")
     return concept
@@ -114,14 +115,13 @@ def load_fitting(path: Path, say: Callable[[str], None]) -> Concept:
 _checked: WeakKeyDictionary[Concept, tuple[Hashable, str | None]] = WeakKeyDictionary()
 
 
-def _live_layers(model: Model) -> dict[str, torch.Tensor]:
+def _live_layers(model: Model) -> dict[str, tuple[tuple[int, int], torch.Tensor | None]]:
     modules = model.unet.named_modules()
-    return {layer: module.weight for name, module in modules if (layer := layer_of(name))}
+    return {layer: model.linear(module) for name, module in modules if (layer := layer_of(name))}
 
 
-def _model_shapes(model: Model, layers: Mapping[str, torch.Tensor]) -> ModelShapes:
+def _model_shapes(model: Model, shapes: Mapping[str, tuple[int, int]]) -> ModelShapes:
     widths = {key: table.shape[-1] for key, table in token_tables(model).items()}
-    shapes = {layer: (weight.shape[0], weight.shape[1]) for layer, weight in layers.items()}
     return ModelShapes(widths, shapes, len(model.encoders[0].clip_layers), dtype=model.dtype)
 
 

@@ -29,9 +29,9 @@ class A1111LifeCycle:
         def refused(*_args: Any, **_kwargs: Any) -> None:
             raise error
 
-        # What a script raises is swallowed by the host. A method that it calls next, on this object, is the one place
-        # from which an error reaches the caller of the API.
-        p.fill_fields_from_opts = refused
+        # What a script raises is swallowed by the host. A method that every host of the family calls next, on this
+        # object, is the one place from which an error reaches the caller of the API.
+        p.setup_prompts = refused
 
     def extension_of(self, function: Callable[..., Any]) -> str | None:
         """See `alignit.webui.host.ports.LifeCycle`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any
 
-from alignit.webui.host.ports import Options, Schedule
+from alignit.webui.host.ports import Embedding, Options, Schedule
 
 
 class A1111Prompts:
@@ -57,6 +57,15 @@ class A1111Prompts:
             texts, steps, hires_steps, *([] if old is None else [old])
         )
         return [[(int(end), text) for end, text in schedule] for schedule in found]
+
+    used_key = "TI hashes"
+
+    def used(self, name: str, embedding: Embedding) -> str | None:
+        """See `alignit.webui.host.ports.Prompts`."""
+        if not self._options.get("textual_inversion_add_hashes_to_infotext", False):
+            return None
+        shorthash = getattr(embedding, "shorthash", None)
+        return f"{name.replace(':', '').replace(',', '')}: {shorthash}" if shorthash else None
 
     @property
     def info(self) -> MutableMapping[str, Any]:

@@ -38,13 +38,25 @@ class A1111Sampling:
         return counted
 
     def rows_of_call(
-        self,
-        rows: Sequence[Value],
-        batch: int,
-        call: Mapping[str, Any],  # noqa: ARG002
+        self, rows: Sequence[Value], batch: int, call: Mapping[str, Any]
     ) -> tuple[Sequence[Value | None], Sequence[Value]]:
-        """See `alignit.webui.host.ports.Sampling`; the host has the positive ones first (its `CFGDenoiser.forward`)."""
-        return rows[:batch], rows[batch:]
+        """See `alignit.webui.host.ports.Sampling`.
+
+        The WebUI has the positive ones first (its `CFGDenoiser.forward`). The forks say what a call has: equal chunks,
+        0 for a positive one and 1 for another (their `calc_cond_uncond_batch`).
+        """
+        kinds = (call.get("transformer_options") or {}).get("cond_or_uncond")
+        if not kinds:
+            return rows[:batch], rows[batch:]
+        size = batch // len(kinds)
+        # The parts of AND that are still to come, each with the rows of its pictures.
+        count = len(rows) // size if size else 0
+        parts = [list(rows[part::count]) for part in range(count)]
+        of_call: list[Value | None] = []
+        for kind in kinds:
+            # The last part comes first. Rows beyond those that are known are nobody's.
+            of_call += parts.pop() if kind == 0 and parts else [None] * size
+        return of_call, [row for of_picture in zip(*parts, strict=True) for row in of_picture]
 
     def inputs(self, attention: torch.nn.Module, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """See `alignit.webui.host.ports.Sampling`."""
