@@ -9,6 +9,7 @@ emphasis and prompt editing need round or square brackets; ``AND`` and ``BREAK``
 from __future__ import annotations
 
 import re
+import string
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ _MARK = re.compile(r"<(?P<name><[^<>=:]+>|[^<>=:]+)(?:=(?P<class_word>[^<>]*))?>
 
 # In emoticons: a name ends with the space before "=D", and begins with "<3".
 _MOUTH = re.compile(r"(?:([A-Za-z])\1*|[\W\d_])(?!\w)")
+_SIGNS = {*string.punctuation, *string.whitespace}
 _HEART = re.compile(r"/?3+(?![\w-])")
 
 _WORDS = re.compile(r"[^\W\d_]+(?:[ '][^\W\d_]+)*")
@@ -96,7 +98,8 @@ def _could_be_mark(name: str, given: str | None) -> bool:
         return not name[0].isspace() and not name[-1].isspace()
     if name[-1].isspace() and _MOUTH.match(given):
         return False
-    return not given.strip() or any(character.isalnum() for character in given)
+    word = given.partition(";")[0].strip()
+    return not word or not set(word) <= _SIGNS
 
 
 def could_be_name(name: str) -> bool:
