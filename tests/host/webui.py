@@ -312,8 +312,7 @@ class WebUI:
         try:
             # Once the model is there, so that the first test does not wait for it; and once start-up is over, as the
             # API's routes answer some time before everything behind them is ready.
-            lines = ("Startup time:",) if self.kind.engines else ("Model loaded in", "Startup time:")
-            ready = all(line in self.log for line in lines)
+            ready = all(line in self.log for line in self.kind.ready)
             return ready and requests.get(f"{self.url}/sdapi/v1/options", timeout=20).ok
         except requests.RequestException:
             return False
