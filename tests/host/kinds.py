@@ -68,13 +68,13 @@ WEBUI = Kind(
 REFORGE = Kind("reForge", "REFORGE_DIR", "stable-diffusion-webui-reforge", _SLOW)
 CLASSIC = Kind("Forge Classic", "FORGE_CLASSIC_DIR", "sd-webui-forge-classic", _SLOW)
 FORGE = Kind("Forge", "FORGE_DIR", "stable-diffusion-webui-forge", _SLOW, engines=True)
-# Without the first of these settings it stops and waits for a key; clip skip is 2 in it where nothing else is said.
+# Without the first of these settings it stops and waits for a key.
 NEO = Kind(
     "Forge Neo",
     "FORGE_NEO_DIR",
     "sd-webui-forge-neo",
     ("--cpu", "--force-fp32"),
-    {"VERSION_UID": "PY313", "forge_preset": "sd", "CLIP_stop_at_last_layers": 1},
+    {"VERSION_UID": "PY313", "forge_preset": "sd"},
     engines=True,
 )
 KINDS = (WEBUI, REFORGE, CLASSIC, FORGE, NEO)

@@ -67,6 +67,12 @@ OPTIONS = {
     "hide_ldm_prints": True,
     "disable_weights_auto_swap": True,
 }
+OF_WIDE = {
+    "sd_model_checkpoint": f"{WIDE}.safetensors",
+    # Hosts put back after a picture with other settings what was set before, and no default; Neo's clip skip is 2.
+    "CLIP_stop_at_last_layers": 1,
+    "emphasis": "Original",
+}
 HIRES = {  # arguments of a picture with hires fix
     "enable_hr": True,
     "hr_scale": 2,
@@ -247,7 +253,7 @@ class WebUI:
         if wide:
             self._add_widened()
         (self.root / "openai").symlink_to(self.cache / "openai")
-        settings = OPTIONS | ({"sd_model_checkpoint": f"{WIDE}.safetensors"} if wide else {})
+        settings = OPTIONS | (OF_WIDE if wide else {})
         (self.data / "config.json").write_text(json.dumps(settings | kind.config | (config or {})))
         (self.data / "styles.csv").write_text(STYLES)
         for source in [*([alignit] if alignit else []), *([PROBE] if probe else []), *extensions]:
