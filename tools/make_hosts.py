@@ -75,7 +75,12 @@ def _read(case: ElementTree.Element, known: dict[str, Any]) -> None:
     for problem in ("failure", "error", "skipped"):
         element = case.find(problem)
         if element is not None:
-            outcome = "no" if problem != "skipped" else f"not run: {element.get('message', '')}"
+            message = element.get("message", "")
+            outcome = "no"
+            if problem == "skipped":
+                outcome = f"not run: {message}"
+            elif "on setup" in message:
+                outcome = "not run: the host did not start"
     known["results"].setdefault(row, {})[kind] = outcome
     for item in case.iter("property"):
         if item.get("name") == "version":

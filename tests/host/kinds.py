@@ -20,6 +20,7 @@ class Kind:
         config: Settings that it needs beside those of all.
         engines: Whether its models are engines, as in Forge: then none is loaded before the first picture, and it is
             always started with its page.
+        ready: What its log has once it is ready.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Kind:
     flags: tuple[str, ...]
     config: dict[str, Any] = field(default_factory=dict)
     engines: bool = False
+    ready: tuple[str, ...] = ("Startup time:",)
 
     @property
     def directory(self) -> Path:
@@ -61,17 +63,18 @@ WEBUI = Kind(
     "WEBUI_DIR",
     "stable-diffusion-webui",
     ("--no-download-sd-model", "--use-cpu=all", "--no-half", "--disable-console-progressbars"),
+    ready=("Model loaded in", "Startup time:"),
 )
 REFORGE = Kind("reForge", "REFORGE_DIR", "stable-diffusion-webui-reforge", _SLOW)
 CLASSIC = Kind("Forge Classic", "FORGE_CLASSIC_DIR", "sd-webui-forge-classic", _SLOW)
 FORGE = Kind("Forge", "FORGE_DIR", "stable-diffusion-webui-forge", _SLOW, engines=True)
-# Without the first of these settings it stops and waits for a key; clip skip is 2 in it where nothing else is said.
+# Without the first of these settings it stops and waits for a key.
 NEO = Kind(
     "Forge Neo",
     "FORGE_NEO_DIR",
     "sd-webui-forge-neo",
     ("--cpu", "--force-fp32"),
-    {"VERSION_UID": "PY313", "forge_preset": "sd", "CLIP_stop_at_last_layers": 1},
+    {"VERSION_UID": "PY313", "forge_preset": "sd"},
     engines=True,
 )
 KINDS = (WEBUI, REFORGE, CLASSIC, FORGE, NEO)

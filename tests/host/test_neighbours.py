@@ -102,6 +102,20 @@ def test_a_text_encoder_that_is_called_again_from_inside(
     assert comparable(host.state()) == before
 
 
+@pytest.mark.parametrize("options", ["", "0.5; keys"])
+def test_two_text_encoders_that_are_called_again_from_inside(host: WebUI, options: str) -> None:
+    host.load("tiny-sdxl")
+    inject = {"dummy": "* * xl-cat * * *", "rows": [3]} | ({"values": False, "strength": 0.5} if options else {})
+    beside_it = beside(encoder=["red", "green"])
+    arguments = [True, "xl-cat=cat", 1.0, 0.0, 1.0, options]
+    ours = host.txt2img("a red xl-cat, green tree", alignit=arguments, **beside_it)
+    wanted = host.txt2img("a red cat, green tree", reference={"inject": [inject]}, **beside_it)
+    assert wanted[0] != host.txt2img("a red cat, green tree", **beside_it)[0]
+    assert wanted[0] != host.txt2img("a red cat, green tree", reference={"inject": [inject]})[0]
+    assert same(ours, wanted), f"{ours[0].difference(wanted[0])}"
+    assert not notes(ours)
+
+
 @pytest.mark.parametrize("functional", [False, True])
 @pytest.mark.parametrize("options", ["", "values", "0.5; keys", "delta"])
 @pytest.mark.parametrize("strength", [0.0, -2.0])

@@ -67,6 +67,12 @@ OPTIONS = {
     "hide_ldm_prints": True,
     "disable_weights_auto_swap": True,
 }
+OF_WIDE = {
+    "sd_model_checkpoint": f"{WIDE}.safetensors",
+    # Hosts put back after a picture with other settings what was set before, and no default; Neo's clip skip is 2.
+    "CLIP_stop_at_last_layers": 1,
+    "emphasis": "Original",
+}
 HIRES = {  # arguments of a picture with hires fix
     "enable_hr": True,
     "hr_scale": 2,
@@ -247,7 +253,7 @@ class WebUI:
         if wide:
             self._add_widened()
         (self.root / "openai").symlink_to(self.cache / "openai")
-        settings = OPTIONS | ({"sd_model_checkpoint": f"{WIDE}.safetensors"} if wide else {})
+        settings = OPTIONS | (OF_WIDE if wide else {})
         (self.data / "config.json").write_text(json.dumps(settings | kind.config | (config or {})))
         (self.data / "styles.csv").write_text(STYLES)
         for source in [*([alignit] if alignit else []), *([PROBE] if probe else []), *extensions]:
@@ -312,8 +318,7 @@ class WebUI:
         try:
             # Once the model is there, so that the first test does not wait for it; and once start-up is over, as the
             # API's routes answer some time before everything behind them is ready.
-            lines = ("Startup time:",) if self.kind.engines else ("Model loaded in", "Startup time:")
-            ready = all(line in self.log for line in lines)
+            ready = all(line in self.log for line in self.kind.ready)
             return ready and requests.get(f"{self.url}/sdapi/v1/options", timeout=20).ok
         except requests.RequestException:
             return False

@@ -56,7 +56,8 @@ class Neighbour(scripts.Script):
             elif hasattr(module, "attn2") and asked.get("around"):
                 module._forward = block_of(module, asked)
         if "encoder" in asked:
-            handles.append(shared.sd_model.cond_stage_model.register_forward_hook(encode_again(asked["encoder"])))
+            encoder = getattr(shared.sd_model, "conditioner", None) or shared.sd_model.cond_stage_model
+            handles.append(encoder.register_forward_hook(encode_again(asked["encoder"])))
             p.cached_c = p.cached_uc = [None, None]
 
     def postprocess(self, p: Any, processed: Any, asked: Any) -> None:  # noqa: ARG002
@@ -141,19 +142,28 @@ def block_of(block: Any, asked: dict[str, Any]) -> Callable[..., torch.Tensor]:
 # Text encoder
 
 
-def encode_again(words: list[str]) -> Callable[..., torch.Tensor | None]:
+def encode_again(words: list[str]) -> Callable[..., Any]:
     busy = False
 
-    def hook(encoder: Any, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor | None:
+    def rows_without(encoder: Any, given: Any, word: str) -> torch.Tensor:
+        texts = [text.replace(word, "_") for text in (given["txt"] if isinstance(given, dict) else given)]
+        # In SDXL there are two encoders, and sizes beside the texts.
+        return encoder({**given, "txt": texts})["crossattn"] if isinstance(given, dict) else encoder(texts)  # type: ignore[no-any-return]
+
+    def hook(encoder: Any, args: tuple[Any, ...], output: Any) -> Any:
         nonlocal busy
-        if busy or getattr(args[0], "is_negative_prompt", False):
+        texts = args[0]["txt"] if isinstance(args[0], dict) else args[0]
+        if busy or getattr(texts, "is_negative_prompt", False):
             return None
         busy = True
         try:
-            others = [encoder([text.replace(word, "_") for text in args[0]]) for word in words]
+            others = [rows_without(encoder, args[0], word) for word in words]
         finally:
             busy = False
-        return output.lerp(sum(others) / len(others), 0.5)
+        mean = sum(others) / len(others)
+        if isinstance(output, dict):
+            return {**output, "crossattn": output["crossattn"].lerp(mean, 0.5)}
+        return output.lerp(mean, 0.5)
 
     return hook
 
