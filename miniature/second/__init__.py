@@ -1,0 +1,1 @@
+"""The miniature's second edition: one or two objects, a text encoder pretrained as CLIP is and then frozen."""
