@@ -1,6 +1,8 @@
 """The study of the text encoder: what is in which row, beside what is published of the real one.
 
-python -m miniature.second.encoder [--towers NAME=FILE ...]
+    python -m miniature.second.encoder [--towers NAME=FILE ...]
+
+By default it is of both editions' weights; a state of pretraining, `towers.pt`, can be read too.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from miniature.state import TrainingError
 from miniature.studies.pages import OUTPUT, Page, table
 from miniature.weights import FOLDER, WeightsError, load_miniature
 
-# What others found of CLIP's text encoder in Stable Diffusion, where, and what to hold it against.
+# What others found of CLIP's text encoder in Stable Diffusion, where, and what to hold against it.
 _PUBLISHED = (
     ("A word's own keys and values suffice to swap it; a concept changes the attention maps of other words",
      "AlignIT, 2406.18893, Figures 3, 5 and 6",
@@ -65,15 +67,13 @@ def study(probes: Mapping[str, Probe]) -> Page:
         *lines("told from the {} row", lambda one: one.bound),
         line("picture nearer to its caption than to the one with swapped colours", lambda one: one.matched),
     ]
-    published = table(
-        ["found of CLIP in Stable Diffusion", "source", "to compare here"], [[*row] for row in _PUBLISHED]
-    )
+    published = "\n".join(f"- {claim} ({source}). Here: {here}." for claim, source, here in _PUBLISHED)
     text = f"""# What is in which row of the text encoder
 
 Stable Diffusion's text encoder is CLIP's: trained before, to match captions with pictures, and then frozen. The
 miniature's first edition trained its own together with the UNet; the second edition's is pretrained as CLIP's is. Here
-they read the same {COUNT} prompts. The numbers in the names are the weight of "words keep themselves" in pretraining:
-of the distance between a word's row and that of the same word alone at the same place.
+they read the same {COUNT} prompts. A number in a name is the weight of "words keep themselves" in pretraining: of the
+distance between a word's row and that of the same word alone at the same place.
 
 ## When the class word is swapped
 

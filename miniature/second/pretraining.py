@@ -40,7 +40,7 @@ FAMILIES = 32  # in a batch
 RATE = 0.01
 WARMUP = 50
 # How much of a word stays in its own row; see the study of the encoder for how it was chosen.
-OWN_WEIGHT = 0.06
+OWN_WEIGHT = 0.03
 SAVE_EVERY = 50
 _STRAY = 0.05  # share of captions with stray stars, as texts of the web have: the token is not new to the encoder
 _END = ROWS.index(END)

@@ -29,8 +29,8 @@ from miniature.state import TrainingError, prepare_folder, progress
 from miniature.train import decoded_pictures, kept
 from miniature.weights import Miniature, WeightsError, load_miniature, save_weights
 
-SCENES = 20_000
-READ, DECODED = 12_000, 3_000  # painted pictures that the classifier sees, and ones out of the VAE
+SCENES = 8_000
+READ, DECODED = 8_000, 2_000  # painted pictures that the classifier sees, and ones out of the VAE
 KEPT_OUT = 128  # the last pictures, which the UNet is not trained on
 GATE, WATCHED = 300, 48  # pictures of one object, and as many of two, at the end and in between
 STATE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "alignit-miniature-second"
@@ -42,7 +42,7 @@ class Steps:
 
     vae: int = 1_240
     classifier: int = 1_500
-    text: int = 700
+    text: int = 300
     unet: int = 9_400
 
 
