@@ -110,6 +110,23 @@ def test_the_command_does_all_parts_and_goes_on(
     again = load_file(output / "miniature.safetensors")
     assert all(torch.equal(tensor, again[name]) for name, tensor in first.items())
     assert "text encoder step" not in capsys.readouterr().out
+    # From the weights of before, as from the first edition's.
+    warm = [
+        "--state",
+        str(tmp_path / "warm"),
+        "--output",
+        str(tmp_path / "warm weights"),
+        "--start",
+        str(output),
+        "--unet",
+    ]
+    assert train.main([*warm, *arguments[4:]]) == 0
+    warmed = load_file(tmp_path / "warm weights" / "miniature.safetensors")
+    kept = [torch.equal(tensor, warmed[name]) for name, tensor in first.items() if name.startswith("vae.")]
+    assert all(kept)
+    moved = {name: (tensor.float() - warmed[name].float()).abs().max() for name, tensor in first.items()}
+    own = moved["unet.mid_block.resnets.0.conv1.weight"]
+    assert 0 < own < 0.02 < moved["unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight"]
 
 
 def test_the_command_says_what_it_needs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
