@@ -3,3 +3,4 @@
 from pathlib import Path
 
 FOLDER = Path(__file__).with_name("weights")
+TOWERS = FOLDER / "towers.safetensors"  # the pretrained encoders

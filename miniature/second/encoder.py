@@ -2,7 +2,7 @@
 
     python -m miniature.second.encoder [--towers NAME=FILE ...]
 
-By default it is of both editions' weights; a state of pretraining, `towers.pt`, can be read too.
+By default it is of the first edition's encoder and the second's; others can be given, as a state of pretraining too.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import torch
 from transformers import CLIPTextModel
 
 from miniature import second
-from miniature.second.pretraining import Towers
-from miniature.second.probes import COUNT, OWN_ROW, Probe, encoder, load_towers, match_pictures, probe
+from miniature.second.pretraining import Towers, load_towers
+from miniature.second.probes import COUNT, OWN_ROW, Probe, encoder, match_pictures, probe
 from miniature.state import TrainingError
 from miniature.studies.pages import OUTPUT, Page, table
 from miniature.weights import FOLDER, WeightsError, load_miniature
@@ -122,7 +122,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--first", type=Path, default=FOLDER, help="folder of the first edition's weights")
     parser.add_argument(
-        "--towers", action="append", metavar="NAME=FILE", help="folder of weights, or a towers.pt of pretraining"
+        "--towers", action="append", metavar="NAME=FILE", help="pretrained encoders, or a folder of weights"
     )
     parser.add_argument("--output", type=Path, default=OUTPUT, help=f"folder of the page (default {OUTPUT})")
     parser.add_argument("--threads", type=int, help="of the computation")
@@ -130,8 +130,9 @@ def main(arguments: list[str] | None = None) -> int:
     if options.threads:
         torch.set_num_threads(options.threads)
     try:
-        named = [given.partition("=") for given in options.towers or [f"second edition={second.FOLDER}"]]
-        encoders = {"first edition": _load(options.first)} | {name: _load(Path(path)) for name, _, path in named}
+        named = [given.partition("=") for given in options.towers or [f"second edition={second.TOWERS}"]]
+        encoders: dict[str, CLIPTextModel | Towers] = {"first edition": load_miniature(options.first).text}
+        encoders |= {name: _load(Path(path)) for name, _, path in named}
         study({name: _probe(found) for name, found in encoders.items()}).write(options.output)
     except (TrainingError, WeightsError) as error:
         print(error, file=sys.stderr)
@@ -144,7 +145,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _load(path: Path) -> CLIPTextModel | Towers:
-    return load_towers(path) if path.suffix == ".pt" else load_miniature(path).text
+    return load_miniature(path).text if path.is_dir() else load_towers(path)
 
 
 def _probe(found: CLIPTextModel | Towers) -> Probe:

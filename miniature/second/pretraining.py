@@ -13,6 +13,8 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional
 from transformers import CLIPTextModel
@@ -22,7 +24,7 @@ from miniature.model import TEXT_WIDTH, make_text_encoder
 from miniature.muon import Muon
 from miniature.second.captions import caption
 from miniature.second.world import Scene, random_scene
-from miniature.state import load_state, progress, save_state
+from miniature.state import TrainingError, load_state, progress, save_state
 from miniature.words import END, ROWS, rows
 from miniature.world import (
     ACCESSORIES,
@@ -214,3 +216,37 @@ def pretrain(
             parts = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
             save_state(path, parts)
     return model.eval()
+
+
+def save_towers(towers: Towers, path: Path) -> None:
+    """Write the two encoders into one file, in half precision.
+
+    Raises:
+        TrainingError: It can't be written.
+    """
+    state = {name: t.half() if t.is_floating_point() else t for name, t in towers.state_dict().items()}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(state, path)
+    except (OSError, SafetensorError) as error:
+        raise TrainingError(f"Can't write {path}: {error}. Choose another folder.") from error
+
+
+def load_towers(path: Path) -> Towers:
+    """Read the two encoders, from a file of `save_towers` or a state of pretraining.
+
+    Raises:
+        TrainingError: It is missing or damaged.
+    """
+    if not path.exists():
+        raise TrainingError(f"{path} is missing. Pretrain: python -m miniature.second.train.")
+    towers = Towers()
+    try:
+        if path.suffix == ".safetensors":
+            state = {name: t.float() if t.is_floating_point() else t for name, t in load_file(path).items()}
+        else:
+            state = (load_state(path) or {})["model"]
+        towers.load_state_dict(state)
+    except (OSError, SafetensorError, KeyError, RuntimeError) as error:
+        raise TrainingError(f"{path} is damaged ({error}). Get it again, or pretrain.") from error
+    return towers.eval()

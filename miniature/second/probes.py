@@ -10,7 +10,6 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch.nn import functional
@@ -20,7 +19,6 @@ from miniature.autoencoder import stacked
 from miniature.captions import PLACES, article
 from miniature.second.pretraining import Towers, halved, tokens
 from miniature.second.world import Scene, paint
-from miniature.state import TrainingError, load_state
 from miniature.words import rows
 from miniature.world import ACCESSORIES, CLASSES, COLOURS, COMPANIONS, PATTERNS, Look
 
@@ -192,17 +190,3 @@ def match_pictures(towers: Towers, count: int = 200) -> float:
     seen = functional.normalize(towers.image(halved(images)), dim=-1)
     scores = [(functional.normalize(towers.encode_text(ids)[1], dim=-1) * seen).sum(dim=-1) for ids in (right, wrong)]
     return int((scores[0] > scores[1]).sum()) / count
-
-
-def load_towers(path: Path) -> Towers:
-    """Read the two encoders from a state of pretraining.
-
-    Raises:
-        TrainingError: It is missing or damaged.
-    """
-    state = load_state(path)
-    if state is None:
-        raise TrainingError(f"{path} is missing. Pretrain: python -m miniature.second.train.")
-    towers = Towers()
-    towers.load_state_dict(state["model"])
-    return towers.eval()

@@ -1,6 +1,6 @@
 """Train the miniature's second edition: the one command. Everything is resumable and has fixed seeds.
 
-    python -m miniature.second.train [--state FOLDER] [--output FOLDER] [--start FOLDER] [--unet]
+    python -m miniature.second.train [--state FOLDER] [--output FOLDER] [--start FOLDER] [--unet] [--towers FILE]
 
 It paints the scenes, trains the VAE, the classifier, the text encoder as CLIP's is, and then the UNet on the text
 encoder's rows, writes the weights and measures them.
@@ -23,7 +23,7 @@ from miniature.autoencoder import encode, stacked, to_input, train_vae
 from miniature.classifier import Classifier, train_classifier
 from miniature.second.diffusion import train_unet, translate
 from miniature.second.evaluation import gate
-from miniature.second.pretraining import FAMILY, OWN_WEIGHT, family, pretrain
+from miniature.second.pretraining import FAMILY, OWN_WEIGHT, family, load_towers, pretrain
 from miniature.second.world import ATTRIBUTES, Scene, paint
 from miniature.state import TrainingError, prepare_folder, progress
 from miniature.train import decoded_pictures, kept
@@ -67,6 +67,7 @@ class Training:
         device: Where it is done.
         start: The first edition, where training begins with its VAE, and with its UNet if `warm`.
         warm: Whether the UNet begins as the first edition's, made to read the new encoder's rows.
+        towers: File of encoders that are pretrained already.
         own: The weight of "words keep themselves" in the text encoder's pretraining.
         count: Scenes to train on.
     """
@@ -76,6 +77,7 @@ class Training:
     device: torch.device
     start: Miniature | None = None
     warm: bool = False
+    towers: Path | None = None
     own: float = OWN_WEIGHT
     count: int = SCENES
 
@@ -91,7 +93,10 @@ class Training:
         scenes = training_scenes(self.count)
         images = kept(self.state / "pictures.pt", 0, len(scenes), lambda: painted(scenes))
         vae, latents, scale = self._autoencoder(images)
-        text = pretrain(images, scenes, self.state, self.steps.text, self.device, self.own).text
+        if self.towers:
+            text = load_towers(self.towers).to(self.device).text
+        else:
+            text = pretrain(images, scenes, self.state, self.steps.text, self.device, self.own).text
         classifier = self._classifier(vae, latents, images, scenes)
         del images
 
@@ -144,6 +149,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=second.FOLDER, help="folder of the weights")
     parser.add_argument("--start", type=Path, help="folder of the first edition's weights, to begin with its VAE")
     parser.add_argument("--unet", action="store_true", help="begin with the UNet of --start too, not from nothing")
+    parser.add_argument("--towers", type=Path, help="file of encoders that are pretrained already")
     parser.add_argument("--own", type=float, default=OWN_WEIGHT, help="how much words keep themselves in pretraining")
     parser.add_argument(
         "--scenes", type=int, default=SCENES, help="fewer are prepared faster, and learned by heart sooner"
@@ -161,7 +167,9 @@ def main(arguments: list[str] | None = None) -> int:
     steps = Steps(options.vae_steps, options.classifier_steps, options.text_steps, options.steps)
     try:
         start = load_miniature(options.start) if options.start else None
-        training = Training(options.state, steps, device, start, options.unet, options.own, options.scenes)
+        training = Training(
+            options.state, steps, device, start, options.unet, options.towers, options.own, options.scenes
+        )
         training.run(options.output)
     except (TrainingError, WeightsError) as error:
         print(error, file=sys.stderr)

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 pytest.importorskip("diffusers", reason="pip install -e '.[miniature]'")
 
+from miniature import second
 from miniature.autoencoder import stacked
 from miniature.model import make_text_encoder
 from miniature.second import encoder as encoder_study
@@ -27,7 +29,7 @@ from miniature.second.pretraining import (
     tokens,
 )
 from miniature.second.world import Scene, paint
-from miniature.state import load_state
+from miniature.state import TrainingError, load_state
 from miniature.words import END, ROWS, rows, split
 from miniature.world import HELD_OUT
 from tests.miniature.second_scenes import PAIR, same_weights, stop_at
@@ -191,6 +193,44 @@ def test_the_study_shows_what_was_measured(tmp_path: Path) -> None:
     assert f"| class row | {found.change['class']:.2f} | {found.change['class']:.2f} |" in page.text
     page.write(tmp_path)
     assert (tmp_path / "encoder.md").exists()
+
+
+def test_towers_come_back_in_half_precision(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    towers, path = Towers(), tmp_path / "folder" / "towers.safetensors"
+    pretraining.save_towers(towers, path)
+    again = pretraining.load_towers(path)
+    for name, tensor in towers.state_dict().items():
+        kept = tensor.half().float() if tensor.is_floating_point() else tensor
+        assert torch.equal(again.state_dict()[name], kept), name
+    (tmp_path / "file").write_text("")
+    with pytest.raises(TrainingError, match="Choose another folder"):
+        pretraining.save_towers(towers, tmp_path / "file" / "towers.safetensors")
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "text", "other"])
+def test_damaged_towers_are_told(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "towers.safetensors"
+    pretraining.save_towers(Towers(), path)
+    content = path.read_bytes()
+    path.write_bytes({"empty": b"", "cut": content[:5000], "text": b"<html>"}.get(damage, content))
+    if damage == "other":
+        save_file({"weight": torch.zeros(3)}, path)
+    with pytest.raises(TrainingError, match="damaged"):
+        pretraining.load_towers(path)
+
+
+def test_the_pretrained_encoder_matches_captions_and_pictures() -> None:
+    towers = pretraining.load_towers(second.TOWERS)
+    assert second.TOWERS.stat().st_size < 3_000_000
+    rng = random.Random(77)
+    unseen = [scene for _ in range(16) for scene in family(rng)]
+    with torch.no_grad():
+        text = towers.encode_text(tokens([full_caption(scene, rng) for scene in unseen]))[1]
+        image = towers.image(pretraining.halved(painted(unseen)))
+    near = torch.nn.functional.normalize(text, dim=-1) @ torch.nn.functional.normalize(image, dim=-1).T
+    assert (near.argmax(dim=1) == torch.arange(len(unseen))).float().mean() > 0.8
+    assert probes.match_pictures(towers, 50) > 0.9
 
 
 def test_missing_towers_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
