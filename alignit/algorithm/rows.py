@@ -9,7 +9,7 @@ the way.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -21,6 +21,22 @@ _CONTEXT_NAMES = ("context", "encoder_hidden_states")  # in LDM and sgm, and in 
 def context_name(kwargs: Mapping[str, Any]) -> str | None:
     """Return the name under which a UNet or a cross-attention layer is given its context, or None: by position."""
     return next((name for name in _CONTEXT_NAMES if name in kwargs), None)
+
+
+class Occurrence(NamedTuple):
+    """An injected row in a context.
+
+    Attributes:
+        batch: Which of the context's prompts.
+        token: The row there.
+        row: The row of the prompt that it is.
+        first: Where in the context the prompt begins, before its start where that is cut off.
+    """
+
+    batch: int
+    token: int
+    row: int
+    first: int
 
 
 def locate(context: torch.Tensor, prompts: Sequence[Injected]) -> dict[tuple[int, int], tuple[Injected, int]]:
@@ -36,28 +52,36 @@ def locate(context: torch.Tensor, prompts: Sequence[Injected]) -> dict[tuple[int
     found: dict[tuple[int, int], tuple[Injected, int]] = {}
     best: dict[tuple[int, int], int] = {}
     for injected in prompts:
-        for batch, token, row in occurrences(context, injected):
+        agreements: dict[tuple[int, int], int] = {}
+        for batch, token, row, first in occurrences(context, injected):
             # Prompts that differ elsewhere ("a red <x>", "a blue <x>") can share an injected row, not a base row: the
             # one whose other rows stand around it is meant.
-            agreement = _agreement(context[batch], injected.conditioning.to(context), token - row)
-            if agreement > best.get((batch, token), 0):
-                best[batch, token] = agreement
+            if (batch, first) not in agreements:
+                agreements[batch, first] = _agreement(context[batch], injected.conditioning.to(context), first)
+            if agreements[batch, first] > best.get((batch, token), 0):
+                best[batch, token] = agreements[batch, first]
                 found[batch, token] = injected, row
     return found
 
 
-def occurrences(context: torch.Tensor, injected: Injected) -> list[tuple[int, int, int]]:
-    """Find a prompt's injected rows in a context [R, T, width], as (batch, token, row of the prompt)."""
+def occurrences(context: torch.Tensor, injected: Injected) -> list[Occurrence]:
+    """Find a prompt's injected rows in a context [R, T, width]."""
     if not injected.rows or injected.conditioning.shape[-1] != context.shape[-1]:
         return []  # no concept, or encoded for another model: hires fix can have one of its own
-    rows = list(injected.rows)
     # A host casts a conditioning to the UNet's type on the way; the same cast here keeps equality exact.
     conditioning = injected.conditioning.to(context)
+    found = _own(context, injected, conditioning)
+    return found + _reached(context, injected, conditioning, found) if injected.reached else found
+
+
+def _own(context: torch.Tensor, injected: Injected, conditioning: torch.Tensor) -> list[Occurrence]:
+    """Find the rows of concepts: index i of Algorithm 1."""
+    rows = list(injected.rows)
     wanted = conditioning[rows]
     # By the first number at first: all of each pair at once would take gigabytes for many rows.
     batch, token, index = (context[:, :, None, 0] == wanted[:, 0]).nonzero(as_tuple=True)
     of_rows = torch.tensor(rows, device=context.device)
-    following = torch.tensor(_following_base_rows(conditioning, rows), device=context.device)
+    following = torch.tensor(_following_rows(injected), device=context.device)
     row, next_row = of_rows[index], following[index]
     equal = (context[batch, token] == wanted[index]).all(-1)
     # A text encoder's row depends on the tokens before it alone, so that a negative prompt that begins as the dummy
@@ -65,19 +89,45 @@ def occurrences(context: torch.Tensor, injected: Injected) -> list[tuple[int, in
     at = token + next_row - row
     has_next = (next_row >= 0) & (at < context.shape[1])
     next_equal = (context[batch, at.clamp(0, context.shape[1] - 1)] == conditioning[next_row]).all(-1)
-    return torch.stack([batch, token, row], dim=1)[equal & (next_equal | ~has_next)].tolist()
+    chosen = torch.stack([batch, token, row, token - row], dim=1)[equal & (next_equal | ~has_next)]
+    return [Occurrence(*numbers) for numbers in chosen.tolist()]
 
 
-def _following_base_rows(conditioning: torch.Tensor, rows: Sequence[int]) -> list[int]:
-    """Return, for each injected row, the row of the base prompt that comes next in its chunk, or -1."""
-    starts = (conditioning == conditioning[0]).all(-1).tolist()
-    following, next_base, injected = {}, -1, set(rows)
-    for row in reversed(range(len(conditioning))):
-        if row in injected:
-            following[row] = next_base
+def _reached(
+    context: torch.Tensor, injected: Injected, conditioning: torch.Tensor, own: Sequence[Occurrence]
+) -> list[Occurrence]:
+    """Find the rows that concepts reach beyond their own: where these are, as a start token's row is any prompt's."""
+    places = {(one.batch, one.first, one.row) for one in own}
+    last = len(conditioning) - 1
+    found = []
+    for batch, first in dict.fromkeys((one.batch, one.first) for one in own):
+        rows = [
+            row
+            for row, additions in injected.reached.items()
+            if 0 <= first + row < context.shape[1]
+            and any((batch, first, addition.beside) in places for addition in additions)
+        ]
+        equal = (context[batch, [first + row for row in rows]] == conditioning[rows]).all(-1).tolist()
+        for row in (row for row, is_equal in zip(rows, equal, strict=True) if is_equal):
+            found.append(Occurrence(batch, first + row, row, first))
+            if row == last:
+                # Where another prompt is longer, a host repeats a conditioning's last row up to its length.
+                repeated = (context[batch, first + row + 1 :] == conditioning[row]).all(-1).tolist()
+                count = repeated.index(False) if False in repeated else len(repeated)
+                found += [Occurrence(batch, first + row + 1 + i, row, first) for i in range(count)]
+    return found
+
+
+def _following_rows(injected: Injected) -> list[int]:
+    """Return, for each row of a concept, the row that comes next in its chunk and is none of these, or -1."""
+    starts = (injected.base == injected.base[0]).all(-1).tolist()
+    following, next_row = {}, -1
+    for row in reversed(range(len(starts))):
+        if row in injected.rows:
+            following[row] = next_row
         else:
-            next_base = -1 if starts[row] else row
-    return [following[row] for row in rows]
+            next_row = -1 if starts[row] else row
+    return [following[row] for row in injected.rows]
 
 
 def _agreement(context: torch.Tensor, conditioning: torch.Tensor, offset: int) -> int:

@@ -14,10 +14,11 @@ from typing import Any, Protocol, cast
 
 import torch
 
-from alignit.algorithm.conditioning import Injected, splice
+from alignit.algorithm.conditioning import EncodersDisagreeError, Injected, Placed, splice
 from alignit.algorithm.controls import Controls
 from alignit.algorithm.injection import row_strength
 from alignit.algorithm.prompts import Chunk, Span, TargetChunk, base_chunk
+from alignit.algorithm.reach import Context
 from alignit.concepts.concept import EncoderChange
 from alignit.concepts.weight_change import WeightChange
 from alignit.prompt.syntax import Mark
@@ -233,7 +234,7 @@ class Encoding:
         self._lookup = lookup
         self._concept = concept
         self._encoded = {} if encoded is None else encoded
-        self._outputs: list[tuple[torch.Tensor, list[dict[int, str]]]] = []
+        self._outputs: list[tuple[torch.Tensor, list[Placed]]] = []
 
     def run(self, original: Condition, texts: list[str]) -> Conditioning:
         """Return what the host's own function does for these texts, with the concepts injected.
@@ -260,8 +261,9 @@ class Encoding:
 
             def edit(base: torch.Tensor) -> torch.Tensor:
                 prompts = [line.target for line in lines]
-                spliced, rows = splice(base, prompts, self._filler(encoder), self._encode(number), self._strength)
-                self._outputs.append((base, rows))
+                filler, encode = self._filler(encoder), self._encode(number)
+                spliced, placed = splice(base, prompts, filler, encode, self._strength, self._controls)
+                self._outputs.append((base, placed))
                 return spliced
 
             return Rewritten([_base_chunks(line) for line in lines], max(line.token_count for line in lines), edit)
@@ -272,15 +274,11 @@ class Encoding:
         concept = self._concept(name)
         return row_strength(concept.controls, concept.change is not None)
 
-    def _filler(self, encoder: TextEncoder) -> Callable[[str], int]:
-        def filler(name: str) -> int:
-            text = self._concept(name).controls.filler
-            token = single_token(encoder, text)
-            if token is None:
-                raise UnsupportedEncoderError(f"this model's text encoder has no single token for '{text}'")
-            return token
+    def _controls(self, name: str) -> Controls:
+        return self._concept(name).controls
 
-        return filler
+    def _filler(self, encoder: TextEncoder) -> Callable[[str], int | None]:
+        return lambda name: filler_token(encoder, self._controls(name))
 
     def _encode(self, number: int) -> Callable[[Chunk[Any]], torch.Tensor]:
         def encode(chunk: Chunk[Any]) -> torch.Tensor:
@@ -294,12 +292,15 @@ class Encoding:
     def _record(self, texts: list[str], crossattn: torch.Tensor) -> None:
         # SDXL joins the rows of its two encoders, and so do we; both find the same concepts in the same rows.
         base = torch.cat([output for output, _ in self._outputs], dim=-1)
-        all_rows = self._outputs[0][1]
-        if base.shape != crossattn.shape or any(rows != all_rows for _, rows in self._outputs):
+        if base.shape != crossattn.shape:
             raise UnsupportedEncoderError("this model's text encoders do not agree on where the concepts stand")
-        for index, rows in enumerate(all_rows):
-            if rows and texts[index] not in texts[:index]:
-                self.injected.append(Injected(crossattn[index], base[index].to(crossattn), rows))
+        for index, of_encoders in enumerate(zip(*(placed for _, placed in self._outputs), strict=True)):
+            try:
+                placed = Placed.joined(of_encoders)
+            except EncodersDisagreeError as error:
+                raise UnsupportedEncoderError(f"{error}") from None
+            if placed.rows and texts[index] not in texts[:index]:
+                self.injected.append(Injected(crossattn[index], base[index].to(crossattn), placed.rows, placed.reached))
 
 
 def token_texts(encoder: TextEncoder, tokens: Sequence[int]) -> list[str]:
@@ -320,6 +321,20 @@ def single_token(encoder: TextEncoder, text: str) -> int | None:
     """Return the id of a text's only token, or None where it has more than one or none."""
     ids = encoder.tokens(text)
     return int(ids[0]) if len(ids) == 1 else None
+
+
+def filler_token(encoder: TextEncoder, controls: Controls) -> int | None:
+    """Return the token id of the filler of a concept's dummy prompt, or None where the prompt's own words stand there.
+
+    Raises:
+        UnsupportedEncoderError: The text encoder has no such token.
+    """
+    if controls.context is Context.PROMPT:
+        return None
+    token = single_token(encoder, controls.filler)
+    if token is None:
+        raise UnsupportedEncoderError(f"this model's text encoder has no single token for '{controls.filler}'")
+    return token
 
 
 def _base_chunks(line: _Line) -> list[HostChunk]:
