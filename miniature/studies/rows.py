@@ -72,6 +72,9 @@ RULES: dict[str, Rule] = {
     ALONE: lambda at: (START + at.words + at.padding, []),
 }
 
+# What AlignIT itself can be asked for (see docs/controls.md), beside what above is put together here.
+OPTIONS = ("reach difference", "reach difference 0.5", "context prompt", "context prompt; reach difference")
+
 
 @dataclass(frozen=True)
 class Mixture:
@@ -115,9 +118,13 @@ def study(bench: Bench, count: int) -> Page:
         for method in METHODS:
             subject = Subject(load_concept(concept_file(CONCEPTS_FOLDER, spec, method)), spec.look.kind)
             for name, mixture in ways(bench, subject, around).items():
-                mean = score_each(bench.read(pictures(bench, subject, mixture, seeds)), around, spec.look)
-                found[method][name][spec.name] = mean
-                print(f"{spec.name}, {method}, {name}: {mean.text:.2f}, {mean.image:.2f}", file=sys.stderr, flush=True)
+                shown = bench.read(pictures(bench, subject, mixture, seeds))
+                _note(found[method], name, spec.name, score_each(shown, around, spec.look))
+            aligned = bench.aligned(subject.concept)
+            marked = [where.around(subject.mark) for where in around]
+            for options in OPTIONS:
+                shown = bench.read(bench.pictures(marked, seeds, aligned, concept_controls=options))
+                _note(found[method], asked(options), spec.name, score_each(shown, around, spec.look))
     numbers = {
         method: {
             name: {concept: [one.text, one.image] for concept, one in scores.items()}
@@ -126,6 +133,16 @@ def study(bench: Bench, count: int) -> Page:
         for method, of_method in found.items()
     }
     return Page("rows", _text(found, count), {"pictures": count, "text, image": numbers})
+
+
+def asked(options: str) -> str:
+    """Return the name of the line of AlignIT with options."""
+    return f"AlignIT with `{options}`"
+
+
+def _note(found: dict[str, dict[str, Scores]], name: str, concept: str, mean: Scores) -> None:
+    found[name][concept] = mean
+    print(f"{concept}, {name}: {mean.text:.2f}, {mean.image:.2f}", file=sys.stderr, flush=True)
 
 
 def ways(bench: Bench, subject: Subject, around: Sequence[Surroundings]) -> dict[str, Mixture]:
@@ -193,9 +210,13 @@ values of all rows; and nothing in training says in which rows the concept has t
 conditioning stand in the base prompt's, with their customised keys and values, and the others are the base model's:
 {count} pictures for each concept and line. Text alignment is the share of background, companion and accessory that are
 right, image alignment that of pictures with the concept's class, colours and pattern all right, the last columns by
-concept. With Custom Diffusion, the last line has its weights in the negative prompt as well, as the method itself does.
+concept. With Custom Diffusion, the method alone has its weights in the negative prompt as well, as it has them itself.
+The lines below that are AlignIT with [options](../controls.md#beyond-the-concepts-own-rows).
 
 {tables}
+
+This model cannot say what the options are good for: its text encoder was trained with the UNet, half of the captions word
+by word, so that a concept costs the prompt nothing. In Stable Diffusion the encoder is CLIP, trained beforehand and frozen.
 
 The concepts are those that ship with the miniature.
 
