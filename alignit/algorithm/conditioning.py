@@ -15,7 +15,7 @@ concepts' s d (C'[r] - C_o[r]). They too carry their own address.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -85,10 +85,12 @@ class Placed:
     Attributes:
         rows: The concept injected at each row: index i of Algorithm 1.
         reached: What concepts add to each row beyond their own; no row of ``rows`` is among these.
+        among_words: The concepts whose dummy prompt has the base prompt's own words in the place of a filler.
     """
 
     rows: Mapping[int, str] = field(default_factory=dict)
     reached: Mapping[int, tuple[Addition, ...]] = field(default_factory=dict)
+    among_words: Set[str] = frozenset()
 
     @classmethod
     def joined(cls, several: Sequence[Placed]) -> Placed:
@@ -110,7 +112,7 @@ class Placed:
             }
         except ValueError as error:
             raise EncodersDisagreeError(f"{error}") from None
-        return cls(first.rows, reached)
+        return cls(first.rows, reached, first.among_words)
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,12 +124,14 @@ class Injected:
         base: The base prompt's rows C_p, [tokens, width]. The two differ at ``rows`` and ``reached`` alone.
         rows: The concept injected at each row.
         reached: What concepts add to each row beyond their own; no row of ``rows`` is among these.
+        among_words: The concepts whose dummy prompt has the base prompt's own words in the place of a filler.
     """
 
     conditioning: torch.Tensor
     base: torch.Tensor
     rows: Mapping[int, str]
     reached: Mapping[int, tuple[Addition, ...]] = field(default_factory=dict)
+    among_words: Set[str] = frozenset()
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Injected):
@@ -135,6 +139,7 @@ class Injected:
         return (
             self.rows == other.rows
             and self.reached == other.reached
+            and self.among_words == other.among_words
             and same(self.conditioning, other.conditioning)
             and same(self.base, other.base)
         )
@@ -158,10 +163,10 @@ class Injected:
         for row, additions in self.reached.items():
             kept = tuple(one for one in additions if one.concept not in concepts)
             if len(kept) != len(additions):
-                conditioning[row] = _added(self.base[row], kept)
+                conditioning[row] = added(self.base[row], kept)
             if kept:
                 reached[row] = kept
-        return Injected(conditioning, self.base, rows, reached)
+        return Injected(conditioning, self.base, rows, reached, self.among_words)
 
 
 def splice(
@@ -216,8 +221,8 @@ def splice(
                     reached[first_row + row] = (*reached.get(first_row + row, ()), addition)
             first_row += length
         for row, additions in reached.items():
-            result[prompt, row] = _added(base[prompt, row], additions)
-        placed.append(Placed(rows, reached))
+            result[prompt, row] = added(base[prompt, row], additions)
+        placed.append(Placed(rows, reached, frozenset(name for name in rows.values() if filler(name) is None)))
     return result, placed
 
 
@@ -242,7 +247,7 @@ def _reached(
         yield row, customised[row], instead[row]
 
 
-def _added(base: torch.Tensor, additions: Sequence[Addition]) -> torch.Tensor:
+def added(base: torch.Tensor, additions: Sequence[Addition]) -> torch.Tensor:
     """Return a row [width] with what concepts add to it."""
     # In float32, so that a sum of differences is rounded to the model's type once.
     total = base.float()

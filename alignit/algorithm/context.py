@@ -57,6 +57,7 @@ class ContextRows:
         self._now = prompts.whole
         self._wanted = {name for prompt in prompts.whole for name in prompt.rows.values()}
         self._seen: set[str] = set()
+        self._arrived: set[str] = set()
         self._unet: torch.nn.Module | None = None
         self._hook: torch.utils.hooks.RemovableHandle | None = None
 
@@ -64,6 +65,11 @@ class ContextRows:
     def seen(self) -> frozenset[str]:
         """The concepts that the UNet got."""
         return frozenset(self._seen)
+
+    @property
+    def arrived(self) -> frozenset[str]:
+        """Those of them that it got in a step in which they were wanted: that went on to its layers."""
+        return frozenset(self._arrived)
 
     def step(self, unet: torch.nn.Module, fraction: float) -> None:
         """Watch this UNet, whose forward takes a context [rows, tokens, width], and no other.
@@ -95,7 +101,7 @@ class ContextRows:
         context = kwargs[name] if name else args[2] if len(args) > 2 else None
         if not isinstance(context, torch.Tensor):
             return None
-        if not self._seen >= self._wanted:
+        if not self._arrived >= self._wanted:
             self._look(context)
         if self._now is self._prompts.whole:
             return None
@@ -105,8 +111,11 @@ class ContextRows:
         return (*args[:2], context, *args[3:]), kwargs
 
     def _look(self, context: torch.Tensor) -> None:
-        for prompt in self._prompts.whole:
-            self._seen.update(prompt.rows[one.row] for one in occurrences(context, prompt) if one.row in prompt.rows)
+        # Rows of a concept that is not wanted at this step go no further.
+        for whole, now in zip(self._prompts.whole, self._now, strict=True):
+            came = {whole.rows[one.row] for one in occurrences(context, whole) if one.row in whole.rows}
+            self._seen |= came
+            self._arrived |= came.intersection(now.rows.values())
 
     def _as_now(self, context: torch.Tensor) -> torch.Tensor:
         now = {id(whole): prompt for whole, prompt in zip(self._prompts.whole, self._now, strict=True)}

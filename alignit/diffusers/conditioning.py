@@ -103,7 +103,7 @@ def condition(
     elif negative is not None:
         arguments["negative_prompt"] = list(negative.texts)
     injected = [
-        Injected(conditioning[index], base[index], where.rows, where.reached)
+        Injected(conditioning[index], base[index], where.rows, where.reached, where.among_words)
         for index, where in enumerate(placed)
         if where.rows
     ]

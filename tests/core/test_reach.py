@@ -118,7 +118,7 @@ def injected(parts: list, each: dict[str, Asked]) -> Injected:
         lambda name: row_strength(each[name].controls, each[name].changes),
         lambda name: each[name].controls,
     )
-    return Injected(spliced[0], base[0], placed.rows, placed.reached)
+    return Injected(spliced[0], base[0], placed.rows, placed.reached, placed.among_words)
 
 
 def batch_of(item: Injected, each: dict[str, Asked]) -> EncodedBatch:
@@ -270,6 +270,16 @@ def test_a_negative_prompt_that_begins_as_the_prompt_does_keeps_its_start() -> N
     assert set(locate(torch.stack([negative, item.conditioning]), [item])) == {
         (1, row) for row in (0, 2, *range(4, 77))
     }
+
+
+@pytest.mark.parametrize("reach", ["paper", "difference"])
+def test_a_negative_prompt_that_begins_as_the_target_prompt_does_is_the_users_own(reach: str) -> None:
+    """With the prompt's own words around the concept, all rows up to it are the negative prompt's too."""
+    item = injected([5, ("<one>", [9]), 7], {"<one>": Asked(reach, "prompt")})
+    negative = encoded([5, *IDS["<one>"], 8])
+    negative[1:3] = item.conditioning[1:3]  # these are the same but for rounding
+    torch.testing.assert_close(negative, encoded([5, *IDS["<one>"], 8]), rtol=1e-4, atol=1e-4)
+    assert {one.batch for one in occurrences(torch.stack([negative, item.conditioning]), item)} == {1}
 
 
 def test_the_rows_of_two_encoders_stand_side_by_side() -> None:

@@ -9,6 +9,8 @@ That life, in the order of the host's calls:
 4. `finish`: pictures are added to the host's.
 5. `end`: the processing object is as it was. The host's `close` ends with it, and so does the next `prepare`.
 
+One that an extension makes without AlignIT's script has its part by `join`, and ends with its sampling.
+
 A copy of a processing object has all of its attributes, and is none of the generation's own: `of` gives None for it,
 and `end` gives it back as the original was. ADetailer has the scripts called for copies in mid-batch, to begin again.
 """
@@ -18,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
+from weakref import ReferenceType, ref
 
 from alignit.maps.words import MapChoice
 from alignit.patches import Replaced
@@ -30,9 +33,10 @@ from alignit.webui.generation.maps import MapRecording
 from alignit.webui.generation.notes import Notes
 from alignit.webui.host import host
 from alignit.webui.host.ports import Step
-from alignit.webui.networks.networks import has_networks, plain_text
+from alignit.webui.networks.networks import has_networks, names_networks, plain_text
 
 _ATTRIBUTE = "alignit"
+_running: list[ReferenceType[Generation]] = []  # outermost first: nothing else leads to them from one within
 
 Axes = Mapping[str, Mapping[str, Any]]
 """Arguments that a plot sets for one of its cells, by the axis."""
@@ -50,6 +54,8 @@ class Generation:
         self._job: Job | None = None
         self._comparison: Comparison | None = None
         self._maps: MapRecording | None = None
+        # Of one that has joined another, until its sampling ends.
+        self._joined: Replaced | None = None
 
     @staticmethod
     def of(p: Any) -> Generation | None:
@@ -113,6 +119,46 @@ class Generation:
         self.put_to_work(self.new_job(arguments))
 
     @staticmethod
+    def join(p: Any) -> None:
+        """Take part in a generation that is made without AlignIT's script, before its prompts are encoded.
+
+        ADetailer makes such ones inside of others, and leaves out the scripts that are not in a list of its settings.
+        What holds for the outer one holds for it too.
+        """
+        if Generation.of(p) is not None:
+            return
+        Generation.end(p)  # a copy of another's has what is the other's
+        running = (found for one in reversed(_running) if (found := one()) is not None and found._p is not p)
+        outer = next((found._job for found in running), None)
+        arguments = outer.arguments if outer is not None else Arguments()
+        if arguments.enabled or names_networks(p.extra_network_data):
+            try:
+                Generation(p)._join(arguments, outer)
+            except Exception:
+                Generation.end(p)
+                host().life.report("AlignIT: error while setting up a generation within another")
+                Notes(p).say("An error while setting up; the console has the details. It is made without AlignIT.")
+        Generation.give_plain_text(p)
+
+    def _join(self, arguments: Arguments, outer: Job | None) -> None:
+        p = self._p
+        setattr(p, _ATTRIBUTE, self)
+        self._taken = Replaced(p, {"close": self._close(p.close)})
+        self.put_to_work(Job(p, arguments, None, outer))
+        # No script will be called at its end, and not everyone closes it.
+        self._joined = Replaced(p, {"sample": self._sample(p.sample)})
+
+    def _sample(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def sample(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return original(*args, **kwargs)
+            finally:
+                if Generation.of(self._p) is self:
+                    Generation.end(self._p)
+
+        return sample
+
+    @staticmethod
     def end(p: Any) -> None:
         """Give a processing object back as it was; also a copy of one, which has the attributes of its original."""
         found = _attached(p)
@@ -127,6 +173,7 @@ class Generation:
             setattr(p, _ATTRIBUTE, Generation(p, found))
 
     def _end(self) -> None:
+        self._run(False)
         if self._comparison is not None:
             self._comparison.end()
         self._give_back(self._p)
@@ -134,9 +181,17 @@ class Generation:
             self._job.forget()
         if self._maps is not None:
             self._maps.forget()
-        self._job = self._comparison = self._maps = self._taken = None
+        self._job = self._comparison = self._maps = self._taken = self._joined = None
+
+    def _run(self, runs: bool) -> None:
+        """Note whether pictures are made of this generation at this time."""
+        _running[:] = [one for one in _running if one() not in (None, self)]
+        if runs:
+            _running.append(ref(self))
 
     def _give_back(self, p: Any) -> None:
+        if self._joined is not None:
+            self._joined.give_back(p)
         if self._job is not None:
             self._job.give_back(p)
         if self._comparison is not None:
@@ -172,6 +227,7 @@ class Generation:
 
     def begin_batch(self, number: int) -> None:
         """The host's batch of this number is next."""
+        self._run(True)
         if self._comparison is not None and not self._comparison.ended:
             self._comparison.begin_batch(number)
 
@@ -221,6 +277,7 @@ class Generation:
         Args:
             processed: The host's `Processed`.
         """
+        self._run(False)
         try:
             if self._comparison is not None and not self._comparison.ended:
                 self._comparison.finish(processed)

@@ -157,7 +157,10 @@ class TextEncoder(Protocol):
         """
 
     def rewriting(self, rewrite: Callable[[Sequence[str]], Rewritten | None]) -> AbstractContextManager[None]:
-        """For a block, have something else encoded in the place of texts; None: the host encodes them as they are."""
+        """For a block, have something else encoded in the place of texts; None: the host encodes them as they are.
+
+        It is asked at each call of the encoder, also where another extension calls it for texts of its own.
+        """
 
 
 class Model(Protocol):
@@ -277,8 +280,15 @@ class Prompts(Protocol):
 class Networks(Protocol):
     """Networks in prompts, ``<keyword:...>``, and their tabs."""
 
-    def register(self, keyword: str) -> None:
-        """Have ``<keyword:...>`` taken out of prompts, and noted with the generation."""
+    def register(self, keyword: str, before_encoding: Callable[[Any], None]) -> None:
+        """Have ``<keyword:...>`` taken out of prompts, and noted with the generation.
+
+        Args:
+            keyword: The keyword.
+            before_encoding: Called with each generation, also one that names no such network and one that an extension
+                starts without AlignIT's script, once its networks are taken out of its prompts and before these are
+                encoded.
+        """
 
     def reread(self, filename: str) -> None:
         """Have all tabs read again what the user wrote about a file."""
@@ -322,7 +332,13 @@ class Sampling(Protocol):
     def inputs(self, attention: torch.nn.Module, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return what the cross-attention layer's ``to_k`` and ``to_v`` are given for rows of the conditioning.
 
-        They differ from the rows [n, width] where hypernetworks are loaded.
+        They differ from the rows [n, width] where hypernetworks are loaded; else they are the same object.
+        """
+
+    def networks(self, module: torch.nn.Module) -> Hashable:
+        """Return something that differs where other networks, or other strengths, are in what a module computes.
+
+        Asked within its call. A change of the module's weights themselves need not be in it.
         """
 
 
@@ -373,6 +389,12 @@ class LifeCycle(Protocol):
 
     def refuse(self, p: Any, error: Exception) -> None:
         """Have a generation fail with an error for the caller of the API; called before it begins."""
+
+    def extension_of(self, function: Callable[..., Any]) -> str | None:
+        """Return the name of the extension that a function is from; None: it is the host's, or it is not known."""
+
+    def scripts_of(self, p: Any) -> Sequence[object]:
+        """Return the scripts that the host calls for each picture of a generation."""
 
     @property
     def queue(self) -> AbstractContextManager[Any]:

@@ -90,6 +90,11 @@ def has_networks(prompts: Iterable[str]) -> bool:
     return any(f"<{network.keyword}:" in prompt for prompt in prompts for network in NETWORKS)
 
 
+def names_networks(extra_network_data: Mapping[str, Any] | None) -> bool:
+    """Say whether any of AlignIT's networks is among those that the host took out of a prompt."""
+    return any(True for network in NETWORKS for _ in _named(extra_network_data, network.keyword))
+
+
 def read_networks(extra_network_data: Mapping[str, Any] | None, say: Callable[[str], None]) -> Active:
     """Return what a prompt's networks name; say what is wrong with those that cannot be used."""
     found = []

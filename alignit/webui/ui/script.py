@@ -104,6 +104,12 @@ class AlignITScript(scripts.Script):  # type: ignore[misc]
             generation.finish(processed)
 
 
+def before_encoding(p: Any) -> None:
+    """Let a generation that is made without AlignIT's script have its part too: see `Generation.join`."""
+    if not any(isinstance(script, AlignITScript) for script in host().life.scripts_of(p)):
+        Generation.join(p)
+
+
 def on_step(step: Step) -> None:
     """See `Generation`."""
     generation = Generation.of(step.p)

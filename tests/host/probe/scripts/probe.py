@@ -10,6 +10,7 @@ It shares no code with AlignIT. The script takes one JSON object; every key is o
                   steps     [first, last] of the denoiser's steps, both included; default: all
                   strength  1.0: K = K_p + strength (K' - K_p)
                   weights   a .safetensors file with the customised model's W' by LDM names: K' = W' c'
+                  delta     true: these less the checkpoint's own are a change of what the layer computes with LoRAs
                   adapter   a CatVersion file that changes the text encoder for p'
                   keys, values, layers   false to leave keys or values alone; substrings of layer names, default: all
                   minus     another prompt, encoded by the plain host: K = K + strength factor (K' - K_minus) instead,
@@ -227,7 +228,13 @@ class Injection:
                 if "weights" in injection:
                     layer = f"model.diffusion_model.{name}.{('to_k', 'to_v')[which]}.weight"
                     with safe_open(injection["weights"], "pt") as file:
-                        wanted = torch.nn.functional.linear(dummy, file.get_tensor(layer).to(dummy))
+                        changed = file.get_tensor(layer).to(dummy)
+                    if injection.get("delta"):
+                        with safe_open(shared.sd_model.sd_checkpoint_info.filename, "pt") as file:
+                            changed = changed - file.get_tensor(layer).to(dummy)
+                        wanted = wanted + torch.nn.functional.linear(dummy, changed)
+                    else:
+                        wanted = torch.nn.functional.linear(dummy, changed)
                 rows = injection["rows"]
                 take = injection.get("take", rows)
                 strength = injection.get("strength", 1.0)
