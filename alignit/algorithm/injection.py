@@ -1,11 +1,12 @@
 """Line 4 of Algorithm 1 (arXiv 2406.18893): K_p[i] = K'[i] and V_p[i] = V'[i], in every layer on every step.
 
-A cross-attention layer's key at index i is W_k C[i], its value W_v C[i], with C the conditioning. Two things put in a
+A cross-attention layer's key at index i is W_k C[i], its value W_v C[i], with C the conditioning. Three things put in a
 concept's:
 
 - **its row**, C'[i] of its dummy prompt in the place of C_p[i], written by `alignit.algorithm.conditioning.splice` with
   the strength that `row_strength` gives. Where nothing else is asked for, this is all of line 4, and there is nothing
   to do in the UNet;
+- **what it adds to other rows**, where it reaches beyond its own (`alignit.algorithm.reach`), written in the same way;
 - **hooks in the layers**, `alignit.algorithm.projections`, where `needs_projections` says so: the row stays whole, and
   each layer's keys and values at it are made there.
 
@@ -23,7 +24,7 @@ from functools import cached_property
 import torch
 
 from alignit.algorithm.conditioning import Injected
-from alignit.algorithm.context import ContextRows
+from alignit.algorithm.context import ContextRows, PromptsOverSteps
 from alignit.algorithm.controls import Controls
 from alignit.algorithm.hooks import Networks, Part, functions_in, no_networks
 from alignit.algorithm.plain import ChangedEverywhere
@@ -129,7 +130,8 @@ class Injection:
         self._networks = networks
         self._batch = batch or EncodedBatch()
         self._weights: Hashable = None
-        self._entry = self._entry_part()
+        self._prompts = self._over_steps()
+        self._entry = ContextRows(self._prompts)
         self._parts: tuple[Part, ...] = ()
         self._unet: torch.nn.Module | None = None
         # Over a sampling pass, which can have several of these.
@@ -158,7 +160,8 @@ class Injection:
             self.release()
         self._batch, self._weights = batch, weights
         if not same:
-            self._entry = self._entry_part()
+            self._prompts = self._over_steps()
+            self._entry = ContextRows(self._prompts)
 
     def begin_pass(self) -> None:
         """A sampling pass begins, in which all concepts have to be seen anew."""
@@ -168,7 +171,7 @@ class Injection:
         for part in self._parts:
             part.begin_pass()
         self._entry.release()
-        self._entry = self._entry_part()
+        self._entry = ContextRows(self._prompts)
 
     def step(self, unet: torch.nn.Module, fraction: float = 0.0) -> None:
         """A sampling step begins: be ready for it in this UNet, and in no other.
@@ -180,7 +183,7 @@ class Injection:
         if unet is not self._unet:
             if self._parts:
                 self.release()
-                self._entry = self._entry_part()
+                self._entry = ContextRows(self._prompts)
             self._parts = tuple(self._layer_parts(unet))
             self._unet = unet
         self._expected |= self._batch.concepts
@@ -223,17 +226,18 @@ class Injection:
         self._seen |= self._entry.seen
         self._entry.release()
 
-    def _entry_part(self) -> ContextRows:
+    def _over_steps(self) -> PromptsOverSteps:
         batch = self._batch
-        steps = {name: batch.controls_of(name).steps for name in batch.concepts}
-        return ContextRows(batch.prompts, steps)
+        return PromptsOverSteps(batch.prompts, {name: batch.controls_of(name).steps for name in batch.concepts})
 
     def _layer_parts(self, unet: torch.nn.Module) -> Iterator[Part]:
         batch = self._batch
         if batch.in_layers:
-            controls = {name: batch.controls_of(name) for name in batch.in_layers}
+            controls = {name: batch.controls_of(name) for name in batch.concepts}
             levels = self._levels(unet)
-            yield ChangedAtConcepts(batch.prompts, controls, batch.changes, levels, self._prepare, self._networks)
+            yield ChangedAtConcepts(
+                self._prompts, controls, batch.in_layers, batch.changes, levels, self._prepare, self._networks
+            )
         if batch.everywhere:
             yield ChangedEverywhere(batch.everywhere, self._networks)
 

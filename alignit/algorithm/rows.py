@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 
@@ -26,6 +26,22 @@ def context_name(kwargs: Mapping[str, Any]) -> str | None:
     return next((name for name in _CONTEXT_NAMES if name in kwargs), None)
 
 
+class Occurrence(NamedTuple):
+    """An injected row in a context.
+
+    Attributes:
+        batch: Which of the context's prompts.
+        token: The row there.
+        row: The row of the prompt that it is.
+        first: Where in the context the prompt begins, before its start where that is cut off.
+    """
+
+    batch: int
+    token: int
+    row: int
+    first: int
+
+
 def locate(context: torch.Tensor, prompts: Sequence[Injected]) -> dict[tuple[int, int], tuple[Injected, int]]:
     """Find injected rows in a context by their content.
 
@@ -39,23 +55,31 @@ def locate(context: torch.Tensor, prompts: Sequence[Injected]) -> dict[tuple[int
     found: dict[tuple[int, int], tuple[Injected, int]] = {}
     best: dict[tuple[int, int], int] = {}
     for injected in prompts:
-        for batch, token, row in occurrences(context, injected):
+        agreements: dict[tuple[int, int], int] = {}
+        for batch, token, row, first in occurrences(context, injected):
             # Prompts that differ elsewhere ("a red <x>", "a blue <x>") can share an injected row, not a base row: the
             # one whose other rows stand around it is meant.
-            agreement = _agreement(context[batch], injected.conditioning.to(context), token - row)
-            if agreement > best.get((batch, token), 0):
-                best[batch, token] = agreement
+            if (batch, first) not in agreements:
+                agreements[batch, first] = _agreement(context[batch], injected.conditioning.to(context), first)
+            if agreements[batch, first] > best.get((batch, token), 0):
+                best[batch, token] = agreements[batch, first]
                 found[batch, token] = injected, row
     return found
 
 
-def occurrences(context: torch.Tensor, injected: Injected) -> list[tuple[int, int, int]]:
-    """Find a prompt's injected rows in a context [R, T, width], as (batch, token, row of the prompt)."""
+def occurrences(context: torch.Tensor, injected: Injected) -> list[Occurrence]:
+    """Find a prompt's injected rows in a context [R, T, width]."""
     if not injected.rows or injected.conditioning.shape[-1] != context.shape[-1]:
         return []  # no concept, or encoded for another model: hires fix can have one of its own
-    rows = list(injected.rows)
     # A host casts a conditioning to the UNet's type on the way; the same cast here keeps equality exact.
     conditioning = injected.conditioning.to(context)
+    found = _own(context, injected, conditioning)
+    return found + _reached(context, injected, conditioning, found) if injected.reached else found
+
+
+def _own(context: torch.Tensor, injected: Injected, conditioning: torch.Tensor) -> list[Occurrence]:
+    """Find the rows of concepts: index i of Algorithm 1."""
+    rows = list(injected.rows)
     wanted = conditioning[rows]
     # By the first number at first: all of each pair at once would take gigabytes for many rows.
     batch, token, index = (context[:, :, None, 0] == wanted[:, 0]).nonzero(as_tuple=True)
@@ -74,30 +98,60 @@ def occurrences(context: torch.Tensor, injected: Injected) -> list[tuple[int, in
     # A text encoder's row depends on the tokens before it alone, so that a negative prompt that begins as the dummy
     # prompt does, with the concept, has the same row. It is the user's own there, and what follows it differs. Where
     # the base prompt's own words come first, its rows differ from the dummy prompt's, and no other prompt has both.
-    before, after = _neighbouring_base_rows(conditioning, rows)
+    before, after = _neighbours(injected)
     has_next, next_stands = stands(after)
     accepted = next_stands | ~has_next | stands(before)[1]
-    return torch.stack([batch, token, row], dim=1)[accepted].tolist()
+    chosen = torch.stack([batch, token, row, token - row], dim=1)[accepted]
+    return [Occurrence(*numbers) for numbers in chosen.tolist()]
 
 
-def _neighbouring_base_rows(conditioning: torch.Tensor, rows: Sequence[int]) -> tuple[list[int], list[int]]:
-    """Return, for each injected row, the rows of the base prompt before and after it in its chunk, or -1.
+def _reached(
+    context: torch.Tensor, injected: Injected, conditioning: torch.Tensor, own: Sequence[Occurrence]
+) -> list[Occurrence]:
+    """Find the rows that concepts reach beyond their own: where these are, as a start token's row is any prompt's."""
+    places = {(one.batch, one.first, one.row) for one in own}
+    last = len(conditioning) - 1
+    found = []
+    for batch, first in dict.fromkeys((one.batch, one.first) for one in own):
+        rows = [
+            row
+            for row, additions in injected.reached.items()
+            if 0 <= first + row < context.shape[1]
+            and any((batch, first, addition.beside) in places for addition in additions)
+        ]
+        equal = (context[batch, [first + row for row in rows]] == conditioning[rows]).all(-1).tolist()
+        for row in (row for row, is_equal in zip(rows, equal, strict=True) if is_equal):
+            found.append(Occurrence(batch, first + row, row, first))
+            if row == last:
+                # Where another prompt is longer, a host repeats a conditioning's last row up to its length.
+                repeated = (context[batch, first + row + 1 :] == conditioning[row]).all(-1).tolist()
+                count = repeated.index(False) if False in repeated else len(repeated)
+                found += [Occurrence(batch, first + row + 1 + i, row, first) for i in range(count)]
+    return found
 
-    The row of the start token, which all prompts share, counts as none.
+
+def _neighbours(injected: Injected) -> tuple[list[int], list[int]]:
+    """Return, for each row of a concept, the rows before and after it in its chunk that are none of these, or -1.
+
+    The row of the start token, which all prompts share, counts as none. So do the rows before a concept whose dummy
+    prompt begins as the base prompt does.
     """
-    starts, injected = (conditioning == conditioning[0]).all(-1).tolist(), set(rows)
+    starts = (injected.base == injected.base[0]).all(-1).tolist()
 
     def neighbours(order: Iterable[int]) -> dict[int, int]:
         found, nearest = {}, -1
         for row in order:
-            if row in injected:
+            if row in injected.rows:
                 found[row] = nearest
             else:
                 nearest = -1 if starts[row] else row
         return found
 
-    before, after = neighbours(range(len(conditioning))), neighbours(reversed(range(len(conditioning))))
-    return [before[row] for row in rows], [after[row] for row in rows]
+    before, after = neighbours(range(len(starts))), neighbours(reversed(range(len(starts))))
+    return (
+        [-1 if concept in injected.among_words else before[row] for row, concept in injected.rows.items()],
+        [after[row] for row in injected.rows],
+    )
 
 
 def _agreement(context: torch.Tensor, conditioning: torch.Tensor, offset: int) -> int:

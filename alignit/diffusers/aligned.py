@@ -175,11 +175,8 @@ class AlignIT:
         def strength_of(name: str) -> float:
             return row_strength(controls[name], name in changes)
 
-        def filler_of(name: str) -> str:
-            return controls[name].filler
-
         negative = self._negative(negative_prompt, len(texts))
-        conditioned = condition(self.pipe, prompts, negative, clip_skip, strength_of, filler_of)
+        conditioned = condition(self.pipe, prompts, negative, clip_skip, strength_of, controls.__getitem__)
         batch = EncodedBatch(
             tuple(conditioned.injected), controls, changes, () if align else self._moved(changes.values())
         )
@@ -238,7 +235,7 @@ class AlignIT:
             raise AlignITError(f"prompt is {_shown(prompt)}: give text")
         parts = self._concepts.parts(prompt, align=True)
         controls = _controls([parts], Controls())
-        filler = filler_tokens(encoder, lambda name: controls[name].filler)
+        filler = filler_tokens(encoder, controls.__getitem__)
         lines = []
         for target in encoder.target_chunks(parts):
             lines.append(f"base: {encoder.text_of(base_chunk(target), target.text_stop)}")

@@ -7,17 +7,18 @@ host's own loop, and writes the rows of the dummy prompts into the result.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, cast
 
 import torch
 
-from alignit.algorithm.conditioning import Injected, splice
+from alignit.algorithm.conditioning import EncodersDisagreeError, Injected, Placed, added, splice
 from alignit.algorithm.controls import Controls
 from alignit.algorithm.injection import row_strength
 from alignit.algorithm.prompts import Chunk, Span, TargetChunk, base_chunk
+from alignit.algorithm.reach import Context
 from alignit.concepts.concept import EncoderChange
 from alignit.concepts.weight_change import WeightChange
 from alignit.prompt.syntax import Mark
@@ -263,8 +264,8 @@ class Encoding:
 
             def edit(base: torch.Tensor) -> torch.Tensor:
                 prompts = [line.target for line in lines]
-                spliced, rows = splice(base, prompts, self._filler(encoder), self._encode(number))
-                self._calls[number].note(texts, spliced, rows)
+                filler, encode = self._filler(encoder), self._encode(number)
+                self._calls[number].note(texts, *splice(base, prompts, filler, encode, controls=self._controls))
                 return base
 
             return Rewritten([_base_chunks(line) for line in lines], max(line.token_count for line in lines), edit)
@@ -275,15 +276,11 @@ class Encoding:
         concept = self._concept(name)
         return row_strength(concept.controls, concept.change is not None)
 
-    def _filler(self, encoder: TextEncoder) -> Callable[[str], int]:
-        def filler(name: str) -> int:
-            text = self._concept(name).controls.filler
-            token = single_token(encoder, text)
-            if token is None:
-                raise UnsupportedEncoderError(f"this model's text encoder has no single token for '{text}'")
-            return token
+    def _controls(self, name: str) -> Controls:
+        return self._concept(name).controls
 
-        return filler
+    def _filler(self, encoder: TextEncoder) -> Callable[[str], int | None]:
+        return lambda name: filler_token(encoder, self._controls(name))
 
     def _encode(self, number: int) -> Callable[[Chunk[Any]], torch.Tensor]:
         def encode(chunk: Chunk[Any]) -> torch.Tensor:
@@ -298,26 +295,34 @@ class Encoding:
         base = cross_attention(conditioning)
         result = base.clone()
         for index, text in enumerate(texts):
-            rows = self._rows_of(text, index, len(texts))
-            for row, (name, dummy) in rows.items():
-                if row >= base.shape[1] or dummy.shape[-1] != base.shape[-1]:
+            placed, dummies = self._placed_in(text, index, len(texts))
+            for row in (*placed.rows, *placed.reached):
+                if row >= base.shape[1] or dummies[row].shape[-1] != base.shape[-1]:
                     raise UnsupportedEncoderError(_DISAGREE)
-                strength, injected = self._strength(name), dummy.to(base)
+            for row, name in placed.rows.items():
+                strength, injected = self._strength(name), dummies[row].to(base)
                 result[index, row] = injected if strength == 1 else torch.lerp(base[index, row], injected, strength)
-            if rows and text not in texts[:index]:
-                names = {row: name for row, (name, _) in rows.items()}
-                self.injected.append(Injected(result[index], base[index], names))
+            reached = {
+                row: tuple(replace(one, strength=self._strength(one.concept)) for one in additions)
+                for row, additions in placed.reached.items()
+            }
+            for row, additions in reached.items():
+                result[index, row] = added(base[index, row], additions)
+            if placed.rows and text not in texts[:index]:
+                item = Injected(result[index], base[index], placed.rows, reached, placed.among_words)
+                self.injected.append(item)
         return {**conditioning, "crossattn": result} if isinstance(conditioning, dict) else result
 
-    def _rows_of(self, text: str, index: int, count: int) -> dict[int, tuple[str, torch.Tensor]]:
-        """Return the concept and the dummy prompt's row [width] at each row of a text that is a concept's."""
+    def _placed_in(self, text: str, index: int, count: int) -> tuple[Placed, dict[int, torch.Tensor]]:
+        """Return where concepts stand in a text and what they reach, and the rows [width] there at strength 1."""
         # SDXL joins the rows of its two encoders, and so do we; both find the same concepts in the same rows.
-        of_encoders = [calls.rows_of(text, index, count) for calls in self._calls]
-        names = [{row: name for row, (name, _) in rows.items()} for rows in of_encoders]
-        if any(other != names[0] for other in names):
-            raise UnsupportedEncoderError(_DISAGREE)
-        return {
-            row: (name, torch.cat([rows[row][1] for rows in of_encoders], dim=-1)) for row, name in names[0].items()
+        of_encoders = [calls.of(text, index, count) for calls in self._calls]
+        try:
+            placed = Placed.joined([one for one, _ in of_encoders])
+        except EncodersDisagreeError:
+            raise UnsupportedEncoderError(_DISAGREE) from None
+        return placed, {
+            row: torch.cat([rows[row] for _, rows in of_encoders], dim=-1) for row in (*placed.rows, *placed.reached)
         }
 
 
@@ -325,27 +330,26 @@ class _Calls:
     """What an encoder was called for while a prompt was encoded: the prompt's texts, and those of other extensions.
 
     Attributes:
-        rows: By text, the concept and the dummy prompt's row at each row that is a concept's.
+        rows: By text, where concepts were put, and the rows [T, width] with those of the dummy prompts.
     """
 
     def __init__(self) -> None:
-        self.rows: dict[str, dict[int, tuple[str, torch.Tensor]]] = {}
+        self.rows: dict[str, tuple[Placed, torch.Tensor]] = {}
         self._batches: list[tuple[str, ...]] = []
 
-    def note(self, texts: Sequence[str], spliced: torch.Tensor, rows: Sequence[Mapping[int, str]]) -> None:
-        """Note a call: its texts, and for each its rows with those of the dummy prompts, and the concepts there."""
+    def note(self, texts: Sequence[str], spliced: torch.Tensor, placed: Sequence[Placed]) -> None:
+        """Note a call: its texts, and for each its rows with those of the dummy prompts, and where these are."""
         self._batches.append(tuple(texts))
-        for index, text in enumerate(texts):
-            of_text = {row: (name, spliced[index, row]) for row, name in rows[index].items()}
+        for text, where, rows in zip(texts, placed, spliced, strict=True):
             # The prompt's own call comes first; the emphasis of other texts of a batch can count in its rows.
-            self.rows.setdefault(text, of_text)
+            self.rows.setdefault(text, (where, rows))
 
-    def rows_of(self, text: str, index: int, count: int) -> Mapping[int, tuple[str, torch.Tensor]]:
-        """Return the rows of a text of the prompt, or of what another extension made of it before it was encoded."""
+    def of(self, text: str, index: int, count: int) -> tuple[Placed, torch.Tensor]:
+        """Return this of a text of the prompt, or of what another extension made of it before it was encoded."""
         if text in self.rows:
             return self.rows[text]
         batch = next((batch for batch in self._batches if len(batch) == count), None)
-        return self.rows[batch[index]] if batch is not None else {}
+        return self.rows[batch[index]] if batch is not None else (Placed(), torch.zeros(0))
 
 
 def token_texts(encoder: TextEncoder, tokens: Sequence[int]) -> list[str]:
@@ -366,6 +370,20 @@ def single_token(encoder: TextEncoder, text: str) -> int | None:
     """Return the id of a text's only token, or None where it has more than one or none."""
     ids = encoder.tokens(text)
     return int(ids[0]) if len(ids) == 1 else None
+
+
+def filler_token(encoder: TextEncoder, controls: Controls) -> int | None:
+    """Return the token id of the filler of a concept's dummy prompt, or None where the prompt's own words stand there.
+
+    Raises:
+        UnsupportedEncoderError: The text encoder has no such token.
+    """
+    if controls.context is Context.PROMPT:
+        return None
+    token = single_token(encoder, controls.filler)
+    if token is None:
+        raise UnsupportedEncoderError(f"this model's text encoder has no single token for '{controls.filler}'")
+    return token
 
 
 def _base_chunks(line: _Line) -> list[HostChunk]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from alignit.algorithm.controls import Controls
 from alignit.algorithm.prompts import Chunk, TargetChunk, base_chunk, dummy_chunk
+from alignit.algorithm.reach import Context
 from alignit.prompt.class_words import ClassWordError, ClassWords, remember
 from alignit.webui.generation.concepts import Concepts, Found
 from alignit.webui.generation.encoding import embedding_names, find_concepts, single_token, token_texts
@@ -178,11 +179,15 @@ def seen_chunk(concepts: Concepts, target: TargetChunk[Any], only: str | None = 
 
     dummies, rows = {}, {}
     for name in target.concepts() if only is None else (only,):
-        filler = single_token(encoder, concepts.found[name].concept.controls.filler)
         vectors = {
             row: name for span in target.spans if span.concept == name for row in span.concept_rows[: span.vectors]
         }
-        dummies[name] = texts(dummy_chunk(target, name, filler or 0), vectors)
+        controls = concepts.found[name].concept.controls
+        if controls.context is Context.PROMPT:
+            dummies[name] = texts(dummy_chunk(target, name, None), embedding_names(target.chunk) | vectors)
+        else:
+            filler = single_token(encoder, controls.filler)
+            dummies[name] = texts(dummy_chunk(target, name, filler or 0), vectors)
         rows[name] = target.concept_rows(name)
     return SeenChunk(texts(base_chunk(target), embedding_names(target.chunk)), dummies, rows)
 
