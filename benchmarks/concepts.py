@@ -33,7 +33,8 @@ from measuring import (
     verdict,
 )
 
-from tests.host.webui import WebUI, made_by, webui_directory
+from tests.host.kinds import WEBUI
+from tests.host.webui import WebUI, made_by
 
 WANTED_RATIO = 1.02
 WANTED_CONTROLS_RATIO = 1.01
@@ -353,7 +354,7 @@ def main() -> None:
     """Measure everything on one server, in one run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=10, help="times that each kind of picture is made (10)")
-    parser.add_argument("--webui", type=Path, default=webui_directory(), help="the WebUI's folder ($WEBUI_DIR)")
+    parser.add_argument("--webui", type=Path, default=WEBUI.directory, help="the WebUI's folder ($WEBUI_DIR)")
     parser.add_argument(
         "--out", type=Path, default=HERE / "concepts.json", help="raw numbers; the report goes beside it"
     )

@@ -18,7 +18,8 @@ import numpy as np
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
-from tests.host.webui import WebUI, webui_python  # noqa: E402
+from tests.host.kinds import python_of  # noqa: E402
+from tests.host.webui import WebUI  # noqa: E402
 
 Payload = dict[str, Any]
 Arm = Callable[[int], Payload]
@@ -78,7 +79,7 @@ def forget_peak(webui: WebUI) -> None:
 def facts(webui: WebUI, pairs: int) -> dict[str, Any]:
     """What a reader has to know about where this was measured."""
     code = "import torch, platform; print(torch.__version__, platform.python_version())"
-    command = [str(webui_python(webui.directory)), "-c", code]
+    command = [str(python_of(webui.directory)), "-c", code]
     torch, python = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
     processor = re.search(r"^model name\s*: (.*)", Path("/proc/cpuinfo").read_text(), re.M)
     return {

@@ -19,7 +19,8 @@ from measuring import HERE, Payload, facts, generate, median_interval, picture, 
 from playwright.sync_api import CDPSession, Page
 
 from tests.host.browser import NO_BROWSER, Tab, chromium, find_browser
-from tests.host.webui import WebUI, webui_directory
+from tests.host.kinds import WEBUI
+from tests.host.webui import WebUI
 
 TEXT = "a photo of my-cat and <my-toy=robot> in the garden, morning light, with a my-dog"
 DELAY = 40  # milliseconds between keys
@@ -192,7 +193,7 @@ def main() -> None:
     """Measure three pages in one browser, in one run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=8, help="how often the text is typed in each page (8)")
-    parser.add_argument("--webui", type=Path, default=webui_directory(), help="the WebUI's folder ($WEBUI_DIR)")
+    parser.add_argument("--webui", type=Path, default=WEBUI.directory, help="the WebUI's folder ($WEBUI_DIR)")
     parser.add_argument("--out", type=Path, default=HERE / "panel.json", help="raw numbers; panel.md goes beside it")
     parser.add_argument("--remark", default="", help="what else a reader has to know of the machine")
     arguments = parser.parse_args()

@@ -32,7 +32,8 @@ from measuring import (
     verdict,
 )
 
-from tests.host.webui import WebUI, webui_directory
+from tests.host.kinds import WEBUI
+from tests.host.webui import WebUI
 
 WANTED_RATIO = 1.01
 TINY = {"width": 64, "height": 64}
@@ -373,7 +374,7 @@ def main() -> None:
     """Measure everything on one server, in one run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=24, help="pairs of pictures for each comparison (24)")
-    parser.add_argument("--webui", type=Path, default=webui_directory(), help="the WebUI's folder ($WEBUI_DIR)")
+    parser.add_argument("--webui", type=Path, default=WEBUI.directory, help="the WebUI's folder ($WEBUI_DIR)")
     parser.add_argument("--out", type=Path, default=HERE / "webui.json", help="raw numbers; results.md goes beside it")
     arguments = parser.parse_args()
     with WebUI(arguments.webui) as webui:

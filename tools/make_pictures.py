@@ -1,8 +1,9 @@
-"""Write the pictures of the README and docs: AlignIT in a real WebUI, with the miniature and its trained concepts.
+"""Write the pictures of the README and docs: AlignIT in a real host, with the miniature and its trained concepts.
 
     python -m tools.make_pictures [NAME ...]
 
-Needs what the tests in the browser need: a WebUI and Chromium, and a font with emojis for the WebUI's buttons.
+Needs what the tests in the browser need: a WebUI and Chromium, and a font with emojis for the WebUI's buttons. That of
+Forge Neo, ``neo``, is made where it is named, as it needs that host.
 """
 
 from __future__ import annotations
@@ -19,10 +20,14 @@ from playwright.sync_api import Browser, Locator, expect
 
 from miniature.concepts import CONCEPTS, CONCEPTS_FOLDER
 from miniature.grids import draw_grid
+from tests.forks.conftest import make
+from tests.forks.test_page import generate, open_tab
 from tests.host.browser import NO_BROWSER, Tab, chromium, find_browser
+from tests.host.kinds import NEO, WEBUI
 from tests.host.miniature import SIZE, add_concepts
-from tests.host.webui import WebUI, find_webui, webui_directory
+from tests.host.webui import WebUI, find_webui
 
+FORK = "neo"  # the picture of Forge Neo
 PICTURES = Path(__file__).parents[1] / "docs" / "pictures"
 # Concepts that are put on too thickly: what users mend by lowering the strength until the concept is gone too.
 EFFECTS = (
@@ -46,22 +51,51 @@ DESCRIPTIONS = {
 
 
 def main() -> None:
-    """Start the WebUI, and make the pictures; names say which, none: all."""
+    """Start the host, and make the pictures; names say which, none: all of the WebUI's."""
     chosen = sys.argv[1:] or list(SUBJECTS)
-    if not SUBJECTS.keys() >= set(chosen):
-        sys.exit(f"choose of {', '.join(SUBJECTS)}")
-    directory, browser_path = find_webui(), find_browser()
-    if directory is None:
-        sys.exit(f"no WebUI with a venv at {webui_directory()} (set WEBUI_DIR)")
+    if not {*SUBJECTS, FORK} >= set(chosen):
+        sys.exit(f"choose of {', '.join(SUBJECTS)}, {FORK}")
+    browser_path = find_browser()
     if browser_path is None:
         sys.exit(NO_BROWSER)
     PICTURES.mkdir(parents=True, exist_ok=True)
+    if FORK in chosen:
+        take_fork(browser_path)
+    of_webui = [name for name in chosen if name in SUBJECTS]
+    if of_webui:
+        take_webui(of_webui, browser_path)
+
+
+def take_webui(chosen: Sequence[str], browser_path: str) -> None:
+    """Make pictures in the WebUI."""
+    directory = find_webui()
+    if directory is None:
+        sys.exit(WEBUI.missing)
     webui = WebUI(directory, page=True)
     add_concepts(webui)
     add_cards(webui)
     with webui, chromium(browser_path) as browser:
         for subject in chosen:
             SUBJECTS[subject](webui, browser)
+
+
+def take_fork(browser_path: str) -> None:
+    """Compare concepts of all methods in Forge Neo, with attention maps, and write what its page looks like."""
+    directory = NEO.find()
+    if directory is None:
+        sys.exit(NEO.missing)
+    with make(NEO, directory) as fork, chromium(browser_path) as browser:
+        fork.txt2img("a cat")  # it loads the model, and the embeddings with it, for the first picture
+        tab, _ = open_tab(browser, fork)
+        tab.set(width=128, height=128, steps=12, cfg_scale=SIZE["cfg_scale"])
+        tab.prompt.fill(THREE)
+        tab.open_panel()
+        tab.class_words.fill("my-fish=fish")
+        expect(tab.found.get_by_role("listitem")).to_have_count(3)
+        tab.part("attention_maps").locator("input").first.check()
+        generate(tab)
+        tab.page.mouse.move(0, 0)
+        save(FORK, tab.page.screenshot(full_page=True, animations="disabled"))
 
 
 def add_cards(webui: WebUI) -> None:

@@ -18,16 +18,16 @@ of the places, those where a_c is largest; and
 
 so that concepts share the places that both of them are seen at. A fixed part of the places, and no threshold: rows of
 the background attend to a concept too. A layer of another size gets the mean of m_c over each of its places. At the
-first step there is no mask, and the layers are off. The unconditioned half of a picture, known by its equal latents,
-gets what the conditioned one gets. In masked mode, modules without places, such as those of the time embedding, are
-off. A concept with no row in the prompt at a step has no effect at it.
+first step of a pass there is no mask, and the layers are off. The unconditioned half of a picture, known by its equal
+latents, gets what the conditioned one gets. In masked mode, modules without places, such as those of the time
+embedding, are off. A concept with no row in the prompt at a step has no effect at it.
 
 The idea to confine a LoRA by the attention to its words is also that of FreeFuse (arXiv 2510.23515).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,9 +36,10 @@ from torch.nn.functional import interpolate
 
 from alignit.algorithm.attention import full_precision, halved_to, token_probabilities
 from alignit.algorithm.conditioning import Injected
+from alignit.algorithm.context import PromptsOverSteps
 from alignit.algorithm.controls import Controls, Others
 from alignit.algorithm.hooks import eager
-from alignit.algorithm.rows import Content, context_name, locate
+from alignit.algorithm.rows import Contents, context_name, locate
 from alignit.concepts.layer_change import LayerChange
 from alignit.concepts.layer_names import layer_of
 
@@ -86,7 +87,7 @@ class OtherLayers:
     """
 
     def __init__(
-        self, prompts: Sequence[Injected], controls: Mapping[str, Controls], changes: Mapping[str, LayerChange]
+        self, prompts: PromptsOverSteps, controls: Mapping[str, Controls], changes: Mapping[str, LayerChange]
     ) -> None:
         """Take what is changed.
 
@@ -106,8 +107,8 @@ class OtherLayers:
 
     def _forget(self) -> None:
         self._fraction = 0.0
-        self._content = Content()
-        self._rows: dict[int, dict[str, list[int]]] = {}
+        self._now: tuple[Injected, ...] = ()
+        self._rows = Contents(self._locate)
         self._call: _Call | None = None
         self._halves: dict[str, tuple[int, torch.Tensor]] = {}
         self._masks: dict[tuple[int, str], torch.Tensor] = {}
@@ -129,12 +130,25 @@ class OtherLayers:
                 self._masks[picture, concept] = mask
         self._begin_step()
         self._fraction = fraction
+        now = self._prompts.at(fraction)
+        if now is not self._now:
+            self._now, self._rows = now, Contents(self._locate)
         self._call = None
 
     @property
     def waiting(self) -> frozenset[str]:
         """See `alignit.algorithm.hooks.Part`; a LoRA need not change the layers that a UNet calls at each step."""
         return frozenset()
+
+    @property
+    def missing(self) -> Mapping[str, Collection[str]]:
+        """See `alignit.algorithm.hooks.Part`; it is the keys' and values' part that knows."""
+        return {}
+
+    def begin_pass(self) -> None:
+        """See `alignit.algorithm.hooks.Part`: masks are made anew."""
+        self._masks.clear()
+        self._begin_step()
 
     @property
     def unplaced(self) -> frozenset[str]:
@@ -173,14 +187,18 @@ class OtherLayers:
         self._call = None
         if not isinstance(context, torch.Tensor) or not isinstance(latents, torch.Tensor) or latents.dim() != 4:
             return
-        if self._content.is_new(context, self):
-            self._rows = {}
-            for (batch, token), (injected, row) in locate(context, self._prompts).items():
-                self._rows.setdefault(batch, {}).setdefault(injected.rows[row], []).append(token)
+        rows = self._rows.of(context, self)
         pictures = [self._picture(row) for row in latents[:, :_LATENT_CHANNELS]]
-        for batch, concepts in self._rows.items():
+        for batch, concepts in rows.items():
             self._standing.setdefault(pictures[batch], set()).update(concepts)
-        self._call = _Call((latents.shape[-2], latents.shape[-1]), pictures, self._rows)
+        self._call = _Call((latents.shape[-2], latents.shape[-1]), pictures, rows)
+
+    def _locate(self, context: torch.Tensor) -> dict[int, dict[str, list[int]]]:
+        """Return the concepts' rows by the row of the batch and the concept."""
+        rows: dict[int, dict[str, list[int]]] = {}
+        for (batch, token), (injected, row) in locate(context, self._now).items():
+            rows.setdefault(batch, {}).setdefault(injected.rows[row], []).append(token)
+        return rows
 
     def _picture(self, latent: torch.Tensor) -> int:
         """Return the number of a picture: a sampler gives its latents to the UNet once for each of its prompts."""

@@ -14,6 +14,7 @@ import torch
 
 from alignit.algorithm.attention import full_precision, halved_to, token_probabilities
 from alignit.algorithm.layers import Layers, Place, place_of
+from alignit.algorithm.rows import context_name
 from alignit.concepts.layer_names import layer_of
 from alignit.maps.result import AttentionMaps, MappedText, Recorded, Sum
 
@@ -51,6 +52,8 @@ class Recorder:
         self._order = order
         self._expected: Rows = []
         self._expected_size: tuple[int, int] | None = None
+        self._expected_tokens: int | None = None
+        self._repeated = False
         self._call: list[tuple[int, MappedText]] = []
         self._batch = 0
         self._size = (0, 0)
@@ -83,7 +86,7 @@ class Recorder:
             for index, projection in enumerate((attention.to_q, attention.to_k)):
                 self._handles.append(projection.register_forward_hook(self._hook(layer, attention, place, index)))
 
-    def begin_step(self, rows: Rows, size: tuple[int, int] | None = None) -> None:
+    def begin_step(self, rows: Rows, size: tuple[int, int] | None = None, tokens: int | None = None) -> None:
         """Say what the UNet is given next.
 
         Args:
@@ -91,9 +94,12 @@ class Recorder:
                 named are not recorded.
             size: Height and width of the latent pictures. Calls with others are not recorded, such as those of an
                 extension that makes a picture of tiles; None for any size.
+            tokens: How many each of these rows has. A host can repeat a prompt to the length of a longer negative one;
+                a token's map is then the sum over its copies. None: it has as many as the UNet is given.
         """
         self._expected = rows
         self._expected_size = size
+        self._expected_tokens = tokens
 
     def release(self) -> None:
         """Remove the hooks."""
@@ -139,6 +145,7 @@ class Recorder:
         self._watched = 0
 
     def _on_unet(self, _unet: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._repeated = False
         latents = args[0] if args else kwargs.get("x", kwargs.get("sample"))
         self._halves.clear()
         if not isinstance(latents, torch.Tensor) or latents.dim() != 4:
@@ -150,6 +157,10 @@ class Recorder:
             return
         of_call, self._expected = self._order(self._expected, self._batch, kwargs)
         self._call = [(row, text) for row, text in enumerate(of_call) if text is not None and text.words]
+        if self._call and self._expected_tokens is not None:
+            name = context_name(kwargs)
+            context = kwargs[name] if name else args[2] if len(args) > 2 else None
+            self._repeated = _repeats(context, [row for row, _ in self._call], self._expected_tokens)
 
     def _hook(self, layer: str, attention: Any, place: Place, index: int) -> Any:
         def hook(_module: torch.nn.Module, _args: tuple[Any, ...], output: Any) -> None:
@@ -174,6 +185,9 @@ class Recorder:
         if len(queries) != self._batch or len(keys) != self._batch or size is None:
             self._unread.add(layer)
             return
+        if self._repeated:
+            # Of equal keys each has an equal share of A: the softmax over one copy is the sum over all of them.
+            keys = keys[:, : self._expected_tokens]
         for row, text in self._call:
             rows = text.rows
             if rows[-1] >= keys.shape[1]:
@@ -200,6 +214,14 @@ def _cross_attentions(unet: torch.nn.Module, levels: int, layers: Layers) -> Ite
             place = place_of(layer, levels)
             if layers.include_place(place):
                 yield layer, attention, place
+
+
+def _repeats(context: Any, rows: list[int], tokens: int) -> bool:
+    """Say whether these rows of a context [batch, tokens, width] are so many tokens, several times over."""
+    if not isinstance(context, torch.Tensor) or context.shape[1] <= tokens or context.shape[1] % tokens:
+        return False
+    copies = context[rows].unflatten(1, (-1, tokens))
+    return torch.equal(copies, copies[:, :1].expand_as(copies))
 
 
 def _size_at(size: tuple[int, int], places: int) -> tuple[int, int] | None:

@@ -99,7 +99,8 @@ def test_arguments_have_their_places_for_good() -> None:
 
 def test_axes() -> None:
     axes = {axis.label: axis for axis in Arguments.axes()}
-    assert list(axes) == ["On or off", "Class words", "Strength", "Steps", "Layers", "Others", "Controls"]
+    labels = ["On or off", "Class words", "Strength", "Steps", "Layers", "Others", "Context", "Reach", "Controls"]
+    assert list(axes) == labels
     assert axes["On or off"].choices == ("on", "off")
     assert axes["On or off"].values("Off") == {"enabled": False}
     assert axes["Layers"].values("down mid") == {"controls": "layers down mid"}

@@ -470,3 +470,35 @@ def test_a_sheet_holds_every_cell() -> None:
     ]
     pixels = np.asarray(sheet(cells, ImageFont.load_default())).reshape(-1, 3)
     assert all((pixels == colour).all(1).sum() == 70 * 40 for colour in colours)
+
+
+def test_a_prompt_that_the_host_repeats_is_as_one_that_it_does_not() -> None:
+    """Forge repeats the shorter one of prompt and negative prompt; a token's map is that of all of its copies."""
+    unet, recorder = UNet(), Recorder()
+    x, context = batch(2, 0)
+    repeated = context.repeat(1, 3, 1)
+    found = []
+    with recorder:
+        for given, tokens in ((context, TOKENS), (repeated, TOKENS), (repeated, None), (repeated, 2 * TOKENS)):
+            recorder.watch(unet)
+            recorder.begin_step([text({"ball": [3]})], tokens=tokens)
+            run(unet, x, given)
+            found.append(recorder.take()[0].heat_map("ball").values)
+    once, copies, as_it_is, of_another_length = found
+    np.testing.assert_allclose(copies, once, rtol=1e-4)
+    np.testing.assert_allclose(as_it_is, once / 3, rtol=1e-4)
+    np.testing.assert_array_equal(of_another_length, as_it_is)
+
+
+def test_a_longer_context_that_is_no_repetition_is_taken_as_it_is() -> None:
+    unet, recorder = UNet(), Recorder()
+    x, context = batch(1, 0)
+    padded = torch.cat([context, batch(1, 9)[1]], dim=1)
+    found = []
+    with recorder:
+        for tokens in (TOKENS, None):
+            recorder.watch(unet)
+            recorder.begin_step([text({"ball": [3]})], tokens=tokens)
+            run(unet, x, padded)
+            found.append(recorder.take()[0].heat_map("ball").values)
+    np.testing.assert_array_equal(*found)

@@ -328,12 +328,16 @@ def test_custom_diffusion_itself_is_computed_once_while_its_input_stays(applied)
     x, t = inputs()
     with torch.no_grad(), for_every_token([Change(full(weights))]) as hooks:
         hooks.step(UNET)
-        for count, context in enumerate([first, second, first], start=1):
+        for count, context in ((1, first), (2, second), (2, first)):  # both come in this step
             for given in (context, context.clone(), context):
                 torch.testing.assert_close(
                     UNET(x, t, context=given), changed(x, t, context=context), rtol=1e-4, atol=1e-4
                 )
             assert sorted(applied.values()) == [count] * 6
+        for context in (second, second, second, first):  # the other one is forgotten after a step without it
+            hooks.step(UNET)
+            UNET(x, t, context=context)
+        assert sorted(applied.values()) == [3] * 6
         first += 1  # by an extension, in the tensor that the last call was given
         torch.testing.assert_close(UNET(x, t, context=first), changed(x, t, context=first), rtol=1e-4, atol=1e-4)
 
@@ -408,3 +412,37 @@ def test_controls_are_obeyed_in_each_layer_and_step(
                 UNET, x, t, injected.base, [(dummy, [4])], strength, weights, parts, blocks
             )
             torch.testing.assert_close(ours, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_where_something_else_attends_in_a_layers_place_its_rows_are_found_all_the_same() -> None:
+    """As an IP-Adapter in Forge: it calls to_k and to_v with the context, and not the layer."""
+    injected, _ = prompt(1, {4: "<new1>", 5: "<new1>"})
+    other, _ = prompt(2, {2: "<new1>"})
+    change = Change(full(customised()), 1.0)
+    attentions = [module for name, module in UNET.named_modules() if name.endswith("attn2")]
+
+    def projected(attention: reference.CrossAttention, context: torch.Tensor, called: bool) -> list[torch.Tensor]:
+        seen: list[torch.Tensor] = []
+        watch = [
+            part.register_forward_hook(lambda *it: seen.append(it[2])) for part in (attention.to_k, attention.to_v)
+        ]
+        if called:
+            attention(torch.zeros(1, 3, attention.to_q.in_features), context)
+        else:
+            attention.to_k(context)
+            attention.to_v(context)
+        for handle in watch:
+            handle.remove()
+        return seen
+
+    with torch.no_grad(), at_concepts([injected, other], {"<new1>": change}) as injection:
+        injection.step(UNET)
+        for first, second in ((injected, other), (other, injected)):
+            for attention in attentions:
+                base = [linear.forward(first.conditioning[None]) for linear in (attention.to_k, attention.to_v)]
+                wanted = projected(attention, first.conditioning[None], called=True)
+                assert not torch.equal(wanted[0], base[0])
+                # Another context in between, so that what stands from the call before would be wrong.
+                projected(attention, second.conditioning[None], called=False)
+                for ours, right in zip(projected(attention, first.conditioning[None], False), wanted, strict=True):
+                    torch.testing.assert_close(ours, right)

@@ -65,11 +65,14 @@ class Tab:
         self.checkbox = page.locator(f"#script_{name}_alignit_enabled-visible-checkbox")
         self.class_words = self.part("class_words").locator("textarea")
         self.prompt = page.locator(f"#{name}_prompt textarea")
-        # gradio gives the id of an HTML component to two elements.
-        self.found = self.part("found").and_(page.locator(".prose"))
-        self.info = page.locator(f"#html_info_{name}.prose")
-        self.comments = page.locator(f"#html_log_{name}.prose .comments")
+        self.found = self.prose(f"script_{name}_alignit_found")
+        self.info = self.prose(f"html_info_{name}")
+        self.comments = self.prose(f"html_log_{name}").locator(".comments")
         self.pictures = page.locator(f"#{name}_gallery img")
+
+    def prose(self, name: str) -> Locator:
+        """What an HTML component shows: gradio 3 gives its id to two elements, gradio 4 to the outer one."""
+        return self.page.locator(f"#{name}.prose, #{name} .prose")
 
     def part(self, name: str) -> Locator:
         """An element of the panel."""

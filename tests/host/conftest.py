@@ -10,9 +10,10 @@ import pytest
 from playwright.sync_api import BrowserContext
 
 from tests.host.browser import NO_BROWSER, chromium, find_browser
-from tests.host.webui import WebUI, find_webui, webui_directory
+from tests.host.kinds import WEBUI
+from tests.host.webui import WebUI, find_webui
 
-MISSING = f"no WebUI with a venv at {webui_directory()} (set WEBUI_DIR)"
+MISSING = WEBUI.missing
 
 
 class Servers:

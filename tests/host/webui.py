@@ -1,10 +1,11 @@
-"""Start a real WebUI with the miniature and small random checkpoints, talk to it, stop it.
+"""Start a real WebUI, or a fork of it, with the miniature and small random checkpoints, talk to it, stop it.
 
     with WebUI(find_webui()) as webui:
         picture = webui.txt2img("a photo of my-cat on the moon")[0]
         picture.pixels, picture.infotext
 
-The WebUI's own directory is only read. Each server gets a data directory of its own, with config, embeddings,
+A fork takes the widened miniature (`tests.widened`): it knows checkpoints by their shapes. The host's own directory is
+only read. Each server gets a data directory of its own, with config, embeddings,
 extensions and models in it. Checkpoints are built once per machine, by make_checkpoints.py, into a folder that all
 servers share.
 """
@@ -34,7 +35,11 @@ import numpy as np
 import requests
 from PIL import Image
 
+from miniature.concepts import CONCEPTS_FOLDER
 from miniature.export import export
+from tests.host.kinds import WEBUI, Kind, python_of
+from tests.widened import LAYERS, WIDTH, widen
+from tests.widened import NAME as WIDE
 
 HERE = Path(__file__).parent
 ALIGNIT = HERE.parents[1]
@@ -62,6 +67,12 @@ OPTIONS = {
     "hide_ldm_prints": True,
     "disable_weights_auto_swap": True,
 }
+OF_WIDE = {
+    "sd_model_checkpoint": f"{WIDE}.safetensors",
+    # Hosts put back after a picture with other settings what was set before, and no default; Neo's clip skip is 2.
+    "CLIP_stop_at_last_layers": 1,
+    "emphasis": "Original",
+}
 HIRES = {  # arguments of a picture with hires fix
     "enable_hr": True,
     "hr_scale": 2,
@@ -74,26 +85,13 @@ FLAGS = [
     "--skip-prepare-environment",
     "--skip-torch-cuda-test",
     "--skip-version-check",
-    "--no-download-sd-model",
-    "--use-cpu=all",
-    "--no-half",
-    "--disable-console-progressbars",
     "--api",
 ]
 
 
-def webui_directory() -> Path:
-    return Path(os.environ.get("WEBUI_DIR") or "~/stable-diffusion-webui").expanduser()
-
-
 def find_webui() -> Path | None:
     """The WebUI to test in: $WEBUI_DIR, else ~/stable-diffusion-webui; None where there is none ready to run."""
-    directory = webui_directory()
-    return directory if (directory / "launch.py").is_file() and webui_python(directory).exists() else None
-
-
-def webui_python(directory: Path) -> Path:
-    return directory / "venv" / "bin" / "python"
+    return WEBUI.find()
 
 
 def spare_port() -> int:
@@ -111,9 +109,33 @@ def checkpoints_for(directory: Path) -> Path:
 
 def exported_miniature(directory: Path) -> Path:
     """The folder with the shipped miniature as a checkpoint, made on first use and when its weights or maker change."""
-    vocabulary = "lib/python*/site-packages/open_clip/bpe_simple_vocab_16e6.txt.gz"
-    bpe = next(webui_python(directory).parents[1].glob(vocabulary))
+    # Where a host does not have it, this environment may.
+    vocabulary = "venv/lib/python*/site-packages/*clip/bpe_simple_vocab_16e6.txt.gz"
+    homes = (directory, WEBUI.directory)
+    bpe = next((file for home in homes for file in sorted(home.glob(vocabulary))), None)
     return made_once([*MINIATURE.glob("*.py"), *MINIATURE.glob("weights/*")], lambda folder: export(folder, bpe=bpe))
+
+
+def widened_miniature(directory: Path) -> Path:
+    """The folder with the miniature in Stable Diffusion 1's widths, its concepts and CLIP's settings for that."""
+    exported = exported_miniature(directory)
+
+    def make(folder: Path) -> None:
+        widen(exported, folder)
+        clip = folder / "openai" / "clip-vit-large-patch14"
+        shutil.copytree(exported / "clip", clip)
+        config = json.loads((clip / "config.json").read_text())
+        heads = {"num_attention_heads": 12, "num_hidden_layers": LAYERS}
+        config["text_config"] |= {
+            "hidden_size": WIDTH,
+            "intermediate_size": 4 * WIDTH,
+            "projection_dim": WIDTH,
+            **heads,
+        }
+        config["projection_dim"] = WIDTH
+        (clip / "config.json").write_text(json.dumps(config))
+
+    return made_once([ALIGNIT / "tests" / "widened.py", *CONCEPTS_FOLDER.rglob("*.*")], make, exported.name)
 
 
 def made_by(directory: Path, maker: Path, *arguments: Path) -> Path:
@@ -123,7 +145,7 @@ def made_by(directory: Path, maker: Path, *arguments: Path) -> Path:
     """
 
     def make(folder: Path) -> None:
-        command = [str(word) for word in (webui_python(directory), maker, directory, *arguments, folder)]
+        command = [str(word) for word in (python_of(directory), maker, directory, *arguments, folder)]
         made = subprocess.run(command, check=False, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         if made.returncode:
             raise RuntimeError(f"{maker.name} failed:\n{made.stdout}")
@@ -199,12 +221,20 @@ class WebUI:
         flags: tuple[str, ...] = (),
         config: dict[str, Any] | None = None,
         extensions: tuple[Path, ...] = (),
+        kind: Kind = WEBUI,
+        wide: bool = False,
     ) -> None:
-        """alignit: the checkout to link in, or None. page: serve the web page too, not the API alone."""
+        """alignit: the checkout to link in, or None. page: serve the web page too, not the API alone.
+
+        kind: The kind of host. wide: with the widened miniature and its concepts, and nothing else.
+        """
         self.directory = directory
+        self.kind = kind
+        page = page or kind.engines
         # The page's scripts and styles are served from the working directory, which is not the WebUI's own here.
-        self.flags = [*FLAGS, *flags] + ([f"--gradio-allowed-path={directory}"] if page else ["--nowebui"])
-        self.cache = checkpoints_for(directory)
+        alone = ["--nowebui", "--server-name=127.0.0.1"]
+        self.flags = [*FLAGS, *kind.flags, *flags] + ([f"--gradio-allowed-path={directory}"] if page else alone)
+        self.cache = widened_miniature(directory) if wide else checkpoints_for(directory)
         self.root = Path(tempfile.mkdtemp(prefix="alignit-webui-"))
         self.data = self.root / "data"
         self.embeddings = self.data / "embeddings"
@@ -215,15 +245,29 @@ class WebUI:
         self.startup_seconds = 0.0
         self.url = ""
         self.options_at_start: dict[str, Any] = {}
-        (self.data / "extensions").mkdir(parents=True)
+        for name in ("extensions", "tmp"):  # a fork's page looks for the second one
+            (self.data / name).mkdir(parents=True)
         for folder in (self.embeddings, self.loras, self.hypernetworks):
-            shutil.copytree(self.cache / folder.name, folder)
+            if (self.cache / folder.name).is_dir():
+                shutil.copytree(self.cache / folder.name, folder)
+        if wide:
+            self._add_widened()
         (self.root / "openai").symlink_to(self.cache / "openai")
-        (self.data / "config.json").write_text(json.dumps(OPTIONS | (config or {})))
+        settings = OPTIONS | (OF_WIDE if wide else {})
+        (self.data / "config.json").write_text(json.dumps(settings | kind.config | (config or {})))
         (self.data / "styles.csv").write_text(STYLES)
         for source in [*([alignit] if alignit else []), *([PROBE] if probe else []), *extensions]:
             name = "AlignIT" if source == alignit else source.name
             (self.data / "extensions" / name).symlink_to(source.resolve(), target_is_directory=True)
+
+    def _add_widened(self) -> None:
+        models = self.data / "models"
+        checkpoints = models / "Stable-diffusion"
+        checkpoints.mkdir(parents=True)
+        for file in self.cache.glob(f"{WIDE}.*"):
+            (checkpoints / file.name).symlink_to(file)
+        for folder in ("deltas", "catversion"):
+            shutil.copytree(self.cache / folder, models / folder)
 
     def __enter__(self) -> WebUI:
         self.start()
@@ -232,12 +276,13 @@ class WebUI:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def start(self, timeout: float = 180) -> None:
+    def start(self, timeout: float = 400) -> None:
         port = spare_port()
         self.url = f"http://127.0.0.1:{port}"
-        command = [webui_python(self.directory), self.directory / "launch.py", *self.flags, f"--port={port}"]
-        command += [f"--data-dir={self.data}", f"--ckpt-dir={self.cache / 'checkpoints'}"]
-        command += [f"--embeddings-dir={self.embeddings}"]
+        command = [python_of(self.directory), self.directory / "launch.py", *self.flags, f"--port={port}"]
+        command += [f"--data-dir={self.data}", f"--embeddings-dir={self.embeddings}"]
+        if (self.cache / "checkpoints").is_dir():
+            command.append(f"--ckpt-dir={self.cache / 'checkpoints'}")
         environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "COMMANDLINE_ARGS")}
         environment |= {
             # With more threads than free cores, OpenMP spins: 14 s for a picture of 0.1 s.
@@ -273,7 +318,7 @@ class WebUI:
         try:
             # Once the model is there, so that the first test does not wait for it; and once start-up is over, as the
             # API's routes answer some time before everything behind them is ready.
-            ready = all(line in self.log for line in ("Model loaded in", "Startup time:"))
+            ready = all(line in self.log for line in self.kind.ready)
             return ready and requests.get(f"{self.url}/sdapi/v1/options", timeout=20).ok
         except requests.RequestException:
             return False

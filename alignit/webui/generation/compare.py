@@ -17,7 +17,7 @@ from PIL import Image
 from alignit.algorithm.controls import CLASS_WORD
 from alignit.patches import Replaced
 from alignit.webui.generation.arguments import Arguments
-from alignit.webui.generation.infotext import take_info, tidy_hashes
+from alignit.webui.generation.infotext import take_info, tidy_used
 from alignit.webui.generation.inspection import InspectionError, has_concepts
 from alignit.webui.generation.job import Job
 from alignit.webui.generation.maps import script_runs
@@ -263,7 +263,7 @@ class Comparison:
         # With variations, the host gives all pictures one seed.
         label = f"Variation seed: {p.subseeds[index]}" if p.subseed_strength else f"Seed: {seed}"
         self._made[p.iteration, index] = _Made(len(self._made), not stopped, p.prompts[index], seed, label)
-        tidy_hashes(p)
+        tidy_used(p)
 
     def name_file(self, filename: str) -> str:
         """Return the name of a picture's file with the way in which it is made."""

@@ -15,7 +15,6 @@ from alignit.webui.host import host
 
 SUGGESTED_KEY = "AlignIT suggested"
 VERSION_KEY = "AlignIT version"
-_HASHES_KEY = "TI hashes"
 
 
 def _written() -> list[Argument]:
@@ -51,25 +50,24 @@ def write_info(p: Any, arguments: Arguments, found: Mapping[str, Found]) -> None
     suggested = [name for name, item in found.items() if item.source == "suggested"]
     if suggested:
         params[SUGGESTED_KEY] = ", ".join(suggested)
-    if host().options.get("textual_inversion_add_hashes_to_infotext", False):
-        _write_hashes(found)
+    _write_used(found)
 
 
-def tidy_hashes(p: Any) -> None:
-    """Keep each embedding's hash once: the host notes them anew for each text that it encodes."""
-    hashes = p.extra_generation_params.get(_HASHES_KEY)
-    if hashes:
-        p.extra_generation_params[_HASHES_KEY] = ", ".join(dict.fromkeys(hashes.split(", ")))
+def tidy_used(p: Any) -> None:
+    """List each embedding once: the host lists them anew for each text that it encodes."""
+    key = host().prompts.used_key
+    used = p.extra_generation_params.get(key)
+    if used:
+        p.extra_generation_params[key] = ", ".join(dict.fromkeys(used.split(", ")))
 
 
-def _write_hashes(found: Mapping[str, Found]) -> None:
-    # The host notes the hash of each embedding that it encodes; it sees the class word in the place of ours.
-    params = host().prompts.info
-    entries = [entry for entry in params.get(_HASHES_KEY, "").split(", ") if entry]
-    for name, item in found.items():
-        shorthash = getattr(item.concept.embedding, "shorthash", None)
-        entry = f"{name.replace(':', '').replace(',', '')}: {shorthash}"
-        if shorthash and entry not in entries:
-            entries.append(entry)
-    if entries:
-        params[_HASHES_KEY] = ", ".join(entries)
+def _write_used(found: Mapping[str, Found]) -> None:
+    # The host lists each embedding that it encodes; it sees the class word in the place of ours.
+    prompts = host().prompts
+    embeddings = {name: item.concept.embedding for name, item in found.items()}
+    entries = [prompts.used(name, embedding) for name, embedding in embeddings.items() if embedding is not None]
+    used = [entry for entry in entries if entry is not None]
+    if used:
+        params = prompts.info
+        listed = [entry for entry in params.get(prompts.used_key, "").split(", ") if entry]
+        params[prompts.used_key] = ", ".join(dict.fromkeys([*listed, *used]))

@@ -8,7 +8,7 @@ encoded, the UNet has hooks while sampling runs, both in a `with`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from alignit.algorithm.conditioning import Injected
@@ -29,6 +29,7 @@ from alignit.webui.networks.networks import Active, read_networks
 from alignit.webui.networks.table import NETWORKS
 
 _NAMED = " and ".join(f"<{network.keyword}:...>" for network in NETWORKS)
+_FIND_IT = "Another extension can do this: turn them off one by one to find it."
 
 
 @dataclass(eq=False)
@@ -55,26 +56,34 @@ class _Conds:
 class Job:
     """Pictures of one generation that are made in the same way, with AlignIT on or with one of its networks."""
 
-    def __init__(self, p: Any, arguments: Arguments, maps: MapRecording | None) -> None:
+    def __init__(
+        self, p: Any, arguments: Arguments, maps: MapRecording | None = None, outer: Job | None = None
+    ) -> None:
         """Prepare; nothing is taken over before `take_over`.
 
         Args:
             p: The host's processing object.
             arguments: How the pictures are made.
             maps: Records the attention maps of the generation, where they are wanted.
+            outer: The job inside of which an extension has these pictures made: its notes are said there, and class
+                words and options that are in its prompts count in theirs too.
         """
+        self._outer = outer
         self._p = p
         self._arguments = arguments
         self._maps = maps
-        self._notes = Notes(p)
+        self._notes: Notes = outer._notes if outer is not None else Notes(p)
         self._concepts = Concepts(ClassWords(arguments.class_words), arguments.base_controls, self._notes.say)
-        self._injection = Injection(levels=_levels, prepare=host().sampling.inputs)
+        sampling = host().sampling
+        self._injection = Injection(levels=_levels, prepare=sampling.inputs, networks=sampling.networks)
         self._failed = False
         self._computed: list[_Conds] = []
         self._computing = _Conds()
         self._dummies: dict[Any, DummyRows] = {}
         # The host keeps conditionings for all jobs, under the prompt as typed: ours must not get in, nor its out.
-        self._caches = {name: [None, None] for name in ("cached_c", "cached_hr_c") if hasattr(p, name)}
+        hosts = {name: getattr(p, name) for name in ("cached_c", "cached_hr_c") if hasattr(p, name)}
+        self._caches: dict[str, list[Any]] = {name: [None] * len(cache) for name, cache in hosts.items()}
+        self._texts: list[str] = []
         self._loras = JobLoras(p)
         self._taken: Replaced | None = None
         self._at_work = False
@@ -87,6 +96,9 @@ class Job:
             "sample": self._sample(p.sample),
             **self._caches,
         }
+        if self._outer is not None:
+            # It can be in mid-sampling; its hooks come back with its next step.
+            self._outer._injection.release()
         self._taken = Replaced(p, replacements)
         self._at_work = True
 
@@ -105,6 +117,11 @@ class Job:
     def aligns(self) -> bool:
         """Whether concepts are injected: AlignIT is on, and nothing went wrong so far."""
         return self._arguments.enabled and not self._failed
+
+    @property
+    def arguments(self) -> Arguments:
+        """How pictures are made that another extension makes inside of these."""
+        return replace(self._arguments, enabled=self.aligns, compare=False, attention_maps=False)
 
     @property
     def class_words(self) -> Mapping[str, str]:
@@ -228,7 +245,8 @@ class Job:
         if not self.aligns:
             return
         try:
-            for prompt in prompts:
+            self._texts += prompts
+            for prompt in [*prompts, *(self._outer._texts if self._outer is not None else ())]:
                 self._concepts.read(prompt)
         except Exception:
             self._fail("reading the prompt")
@@ -289,6 +307,7 @@ class Job:
             return
         for note in self._concepts.unused(computed.networks, computed.batch.concepts):
             self._notes.say(note)
+        self._concepts.say_where_the_list_names_nothing()
 
     def _note_injected(self, encoding: Encoding) -> None:
         self._computing.prompts += encoding.injected
@@ -312,7 +331,8 @@ class Job:
             if self._maps is not None:
                 self._maps.end_sampling()
             # Only now: the prompt of hires fix is encoded in mid-sampling.
-            if self.aligns and not host().sampling.interrupted and not self._concepts.found and not self._notes:
+            quiet = self._outer is not None or self._notes or host().sampling.interrupted
+            if self.aligns and not self._concepts.found and not quiet:
                 self._notes.say("No concept in the prompt: the picture is the same as without AlignIT.")
             return samples
 
@@ -330,6 +350,15 @@ class Job:
             self._notes.say(
                 f"In {len(unplaced)} of a LoRA's layers, such as {min(unplaced)}, it is not known which part of the "
                 "picture is which: token merging, Hypertile or another extension changes them. The LoRA was off there."
+            )
+        missing = self._injection.missing
+        if missing and not host().sampling.interrupted:
+            known = dict.fromkeys(map(host().life.extension_of, self._injection.functions))
+            others = " and ".join(name for name in known if name)
+            self._notes.say(
+                f"{', '.join(sorted(missing))} is not put in exactly: in {max(map(len, missing.values()))} places of "
+                "the UNet, keys and values are computed from other rows than the prompt's. "
+                + (f"{others} changes them: turn it off." if others else _FIND_IT)
             )
         self._injection.begin_pass()
 
@@ -356,7 +385,7 @@ class Job:
 
     def _forget_conditionings(self) -> None:
         for cache in self._caches.values():
-            cache[:] = [None, None]
+            cache[:] = [None] * len(cache)
 
 
 def _encoder_state(extra_network_data: Any) -> tuple[Any, ...]:

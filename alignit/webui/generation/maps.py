@@ -179,7 +179,7 @@ class MapRecording:
             return
         unet: Any = host().model().unet
         self._recorder.watch(unet, len(unet.channel_mult))
-        self._recorder.begin_step(rows, step.size)
+        self._recorder.begin_step(rows, step.size, step.conditioning.shape[1])
         self._steps += 1
 
     def _rows(self, schedules: Schedules, step: int) -> list[MappedText]:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from functools import cache
 
-from alignit.webui.host import a1111
+from alignit.webui.host import a1111, forge
 from alignit.webui.host.ports import Host, UnknownHostError
 
-_KINDS = (a1111.find,)
+_KINDS = (a1111.find, forge.find)
 
 
 @cache

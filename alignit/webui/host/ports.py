@@ -162,7 +162,10 @@ class TextEncoder(Protocol):
         """
 
     def rewriting(self, rewrite: Callable[[Sequence[str]], Rewritten | None]) -> AbstractContextManager[None]:
-        """For a block, have something else encoded in the place of texts; None: the host encodes them as they are."""
+        """For a block, have something else encoded in the place of texts; None: the host encodes them as they are.
+
+        It is asked at each call of the encoder, also where another extension calls it for texts of its own.
+        """
 
 
 class Model(Protocol):
@@ -195,6 +198,12 @@ class Model(Protocol):
     @property
     def dtype(self) -> torch.dtype:
         """The type of numbers in which its UNet computes."""
+
+    def linear(self, module: Any) -> tuple[tuple[int, int], torch.Tensor | None]:
+        """Return the shape of a linear layer of its UNet, [out, in], and its weight; None where that is packed.
+
+        Weights in fewer bits than the model computes in have other numbers, or another shape, than the matrix.
+        """
 
     def conditioning(self, make: Callable[[Condition], Condition]) -> AbstractContextManager[None]:
         """For a block, compute conditionings by what `make` returns for the host's own function."""
@@ -247,6 +256,10 @@ class Options(Protocol):
         """Add a section to the settings page: its name and its title, its settings, and a remark below them."""
 
     @property
+    def emphasis(self) -> bool:
+        """Whether brackets in prompts mean emphasis, and a backslash before them that they are text."""
+
+    @property
     def old_emphasis(self) -> bool:
         """Whether the host encodes prompts by its old way, which makes no chunks."""
 
@@ -265,6 +278,9 @@ class Prompts(Protocol):
     def with_styles(self, prompt: str, styles: Sequence[str]) -> str:
         """Return a prompt with the styles of these names in it."""
 
+    def without_comments(self, prompt: str) -> str:
+        """Return a prompt without what the host leaves out of it before anything else of it is read."""
+
     def networks(self, prompt: str) -> tuple[str, Mapping[str, Any]]:
         """Return a prompt without ``<keyword:...>``, and what stood there, by keyword."""
 
@@ -276,14 +292,28 @@ class Prompts(Protocol):
 
     @property
     def info(self) -> MutableMapping[str, Any]:
-        """What the host has noted for the picture's info while it encoded: ``TI hashes`` and the like."""
+        """What the host has noted for the picture's info while it encoded."""
+
+    @property
+    def used_key(self) -> str:
+        """Under which key of a picture's info the host lists the embeddings that it used, with commas between them."""
+
+    def used(self, name: str, embedding: Embedding) -> str | None:
+        """Return how the host lists an embedding there, or None where it does not."""
 
 
 class Networks(Protocol):
     """Networks in prompts, ``<keyword:...>``, and their tabs."""
 
-    def register(self, keyword: str) -> None:
-        """Have ``<keyword:...>`` taken out of prompts, and noted with the generation."""
+    def register(self, keyword: str, before_encoding: Callable[[Any], None]) -> None:
+        """Have ``<keyword:...>`` taken out of prompts, and noted with the generation.
+
+        Args:
+            keyword: The keyword.
+            before_encoding: Called with each generation, also one that names no such network and one that an extension
+                starts without AlignIT's script, once its networks are taken out of its prompts and before these are
+                encoded.
+        """
 
     def reread(self, filename: str) -> None:
         """Have all tabs read again what the user wrote about a file."""
@@ -378,7 +408,13 @@ class Sampling(Protocol):
     def inputs(self, attention: torch.nn.Module, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return what the cross-attention layer's ``to_k`` and ``to_v`` are given for rows of the conditioning.
 
-        They differ from the rows [n, width] where hypernetworks are loaded.
+        They differ from the rows [n, width] where hypernetworks are loaded; else they are the same object.
+        """
+
+    def networks(self, module: torch.nn.Module) -> Hashable:
+        """Return something that differs where other networks, or other strengths, are in what a module computes.
+
+        Asked within its call. A change of the module's weights themselves need not be in it.
         """
 
 
@@ -429,6 +465,12 @@ class LifeCycle(Protocol):
 
     def refuse(self, p: Any, error: Exception) -> None:
         """Have a generation fail with an error for the caller of the API; called before it begins."""
+
+    def extension_of(self, function: Callable[..., Any]) -> str | None:
+        """Return the name of the extension that a function is from; None: it is the host's, or it is not known."""
+
+    def scripts_of(self, p: Any) -> Sequence[object]:
+        """Return the scripts that the host calls for each picture of a generation."""
 
     @property
     def queue(self) -> AbstractContextManager[Any]:

@@ -11,7 +11,7 @@ from alignit.concepts.concept import ConceptFileError, Family
 from alignit.concepts.weight_change import WeightChange
 from alignit.prompt.syntax import Mark, name_key
 from alignit.webui.host.ports import Model
-from alignit.webui.networks.embeddings import embedding_names, find_embedding_name
+from alignit.webui.networks.embeddings import embedding_names, find_embedding_name, written_name
 from alignit.webui.networks.loras import LORA, find_loras
 from alignit.webui.networks.network import NetworkConcept, named
 from alignit.webui.networks.table import NETWORKS
@@ -95,9 +95,9 @@ def installed_concepts() -> list[str]:
     return [*embedding_names(), *(name for network in NETWORKS for name in network.library.named())]
 
 
-def has_networks(prompts: Iterable[str]) -> bool:
-    """Say whether any of the prompts names one of AlignIT's networks."""
-    return any(f"<{network.keyword}:" in prompt for prompt in prompts for network in NETWORKS)
+def names_networks(extra_network_data: Mapping[str, Any] | None) -> bool:
+    """Say whether any of AlignIT's networks is among those that the host took out of a prompt."""
+    return any(True for network in NETWORKS for _ in named(extra_network_data, network.keyword))
 
 
 def read_networks(extra_network_data: Mapping[str, Any] | None, say: Callable[[str], None]) -> Active:
@@ -132,4 +132,5 @@ def plain_text(extra_network_data: Mapping[str, Any] | None) -> Callable[[Mark],
 
 
 def _plain_name(mark: Mark) -> str | None:
-    return find_embedding_name(mark.name) if mark.class_word is not None or mark.options else None
+    name = find_embedding_name(mark.name) if mark.class_word is not None or mark.options else None
+    return None if name is None else written_name(name)

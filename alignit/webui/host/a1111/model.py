@@ -67,6 +67,11 @@ class A1111Model:
         dtype: torch.dtype = devices.dtype_unet
         return dtype
 
+    def linear(self, module: Any) -> tuple[tuple[int, int], torch.Tensor | None]:
+        """See `alignit.webui.host.ports.Model`."""
+        weight: torch.Tensor = module.weight
+        return (weight.shape[0], weight.shape[1]), weight
+
     def conditioning(self, make: Callable[[Condition], Condition]) -> AbstractContextManager[None]:
         """See `alignit.webui.host.ports.Model`."""
         name = "get_learned_conditioning"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any
 
-from alignit.webui.host.ports import Options, Schedule
+from alignit.webui.host.ports import Embedding, Options, Schedule
 
 
 class A1111Prompts:
@@ -20,6 +20,18 @@ class A1111Prompts:
         from modules import shared
 
         return str(shared.prompt_styles.apply_styles_to_prompt(prompt, list(styles)))
+
+    def without_comments(self, prompt: str) -> str:
+        """See `alignit.webui.host.ports.Prompts`."""
+        from modules import script_callbacks
+
+        try:
+            params = script_callbacks.BeforeTokenCounterParams(prompt, 20, [], is_positive=True)
+        except AttributeError:
+            return prompt  # of before there were comments
+        # What takes comments out says so where the host counts the tokens of a prompt that is being typed.
+        script_callbacks.before_token_counter_callback(params)
+        return str(params.prompt)
 
     def networks(self, prompt: str) -> tuple[str, Mapping[str, Any]]:
         """See `alignit.webui.host.ports.Prompts`."""
@@ -45,6 +57,15 @@ class A1111Prompts:
             texts, steps, hires_steps, *([] if old is None else [old])
         )
         return [[(int(end), text) for end, text in schedule] for schedule in found]
+
+    used_key = "TI hashes"
+
+    def used(self, name: str, embedding: Embedding) -> str | None:
+        """See `alignit.webui.host.ports.Prompts`."""
+        if not self._options.get("textual_inversion_add_hashes_to_infotext", False):
+            return None
+        shorthash = getattr(embedding, "shorthash", None)
+        return f"{name.replace(':', '').replace(',', '')}: {shorthash}" if shorthash else None
 
     @property
     def info(self) -> MutableMapping[str, Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -37,13 +38,25 @@ class A1111Sampling:
         return counted
 
     def rows_of_call(
-        self,
-        rows: Sequence[Value],
-        batch: int,
-        call: Mapping[str, Any],  # noqa: ARG002
+        self, rows: Sequence[Value], batch: int, call: Mapping[str, Any]
     ) -> tuple[Sequence[Value | None], Sequence[Value]]:
-        """See `alignit.webui.host.ports.Sampling`; the host has the positive ones first (its `CFGDenoiser.forward`)."""
-        return rows[:batch], rows[batch:]
+        """See `alignit.webui.host.ports.Sampling`.
+
+        The WebUI has the positive ones first (its `CFGDenoiser.forward`). The forks say what a call has: equal chunks,
+        0 for a positive one and 1 for another (their `calc_cond_uncond_batch`).
+        """
+        kinds = (call.get("transformer_options") or {}).get("cond_or_uncond")
+        if not kinds:
+            return rows[:batch], rows[batch:]
+        size = batch // len(kinds)
+        # The parts of AND that are still to come, each with the rows of its pictures.
+        count = len(rows) // size if size else 0
+        parts = [list(rows[part::count]) for part in range(count)]
+        of_call: list[Value | None] = []
+        for kind in kinds:
+            # The last part comes first. Rows beyond those that are known are nobody's.
+            of_call += parts.pop() if kind == 0 and parts else [None] * size
+        return of_call, [row for of_picture in zip(*parts, strict=True) for row in of_picture]
 
     def inputs(self, attention: torch.nn.Module, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """See `alignit.webui.host.ports.Sampling`."""
@@ -56,6 +69,13 @@ class A1111Sampling:
 
         keys, values = hypernetwork.apply_hypernetworks(loaded, rows[None], attention)
         return keys[0], values[0]
+
+    def networks(self, module: torch.nn.Module) -> Hashable:  # noqa: ARG002
+        """See `alignit.webui.host.ports.Sampling`."""
+        # By these the host's own Lora extension tells whether it has to do something. It can be off; others replace it.
+        lora = sys.modules.get("networks")
+        marks = ("name", "te_multiplier", "unet_multiplier", "dyn_dim")
+        return tuple(tuple(getattr(net, mark, None) for mark in marks) for net in getattr(lora, "loaded_networks", ()))
 
 
 class A1111Step:

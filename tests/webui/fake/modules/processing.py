@@ -34,8 +34,9 @@ class Processing:
     def comment(self, text: str) -> None:
         self.comments.append(text)
 
-    def fill_fields_from_opts(self) -> None:
-        """Called by the API's route once scripts have seen the request."""
+    def setup_prompts(self) -> None:
+        """Called next, once scripts have seen the request."""
+        self.all_prompts = [self.prompt]
 
     def get_conds_with_caching(
         self, function: Any, required_prompts: Any, steps: int, caches: Any, extra_network_data: Any, *_: Any
@@ -88,9 +89,8 @@ def call_scripts(script: Any, method: str, p: Any, *arguments: Any, **named: Any
 def process_images(p: Processing, script: Any) -> Image.Image:
     """Make the picture; `script` is the only one that is installed."""
     call_scripts(script, "before_process", p)
-    p.fill_fields_from_opts()
+    p.setup_prompts()
     try:
-        p.all_prompts = [p.prompt]
         call_scripts(script, "process", p)
         p.prompts, p.negative_prompts = list(p.all_prompts), [p.negative_prompt]
         call_scripts(script, "before_process_batch", p, batch_number=0)
