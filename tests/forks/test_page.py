@@ -57,7 +57,7 @@ def generate(tab: Tab) -> str:
 
 
 def thumbnails(tab: Tab) -> Locator:
-    return tab.page.locator(f"#{tab.name}_gallery .thumbnail-item img, #{tab.name}_gallery .thumbnail-small img")
+    return tab.page.locator(f"#{tab.name}_gallery .thumbnail-small img")
 
 
 def test_the_page(tab: Tab) -> None:
