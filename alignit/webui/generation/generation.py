@@ -271,8 +271,8 @@ class Generation:
     def networks_activated(self, extra_network_data: Any) -> None:
         """The host has put the networks of a batch to work, or those of its hires pass."""
         if self._job is not None:
-            prompts = [*self._p.prompts, *(getattr(self._p, "hr_prompts", None) or ())]
-            self._job.networks_activated(extra_network_data, prompts)
+            of_batch = (getattr(self._p, name, None) or () for name in ("prompts", "hr_prompts"))
+            self._job.networks_activated(extra_network_data, [text for texts in of_batch for text in texts])
 
     def begin_pass(self) -> None:
         """A sampling pass begins."""

@@ -97,7 +97,7 @@ def installed_concepts() -> list[str]:
 
 def names_networks(extra_network_data: Mapping[str, Any] | None) -> bool:
     """Say whether any of AlignIT's networks is among those that the host took out of a prompt."""
-    return any(True for network in NETWORKS for _ in named(extra_network_data, network.keyword))
+    return any((extra_network_data or {}).get(network.keyword) for network in NETWORKS)
 
 
 def read_networks(extra_network_data: Mapping[str, Any] | None, say: Callable[[str], None]) -> Active:
