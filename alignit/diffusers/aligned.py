@@ -22,7 +22,7 @@ from alignit.diffusers.concepts import ConceptPrompts, ConceptToken, Parts
 from alignit.diffusers.conditioning import Negative, condition, filler_tokens
 from alignit.diffusers.errors import AlignITError, AlignITWarning
 from alignit.diffusers.text import text_encoders
-from alignit.diffusers.unet import Sampling, check_projections, layer_modules
+from alignit.diffusers.unet import StepWatch, check_projections, layer_modules
 from alignit.maps.result import AttentionMaps
 from alignit.maps.words import MapChoice
 from alignit.prompt.resolve import Mention
@@ -184,7 +184,7 @@ class AlignIT:
             check_projections(self.pipe.unet)
         with ExitStack() as stack:
             injection = stack.enter_context(Injection(batch, _levels))
-            sampling = stack.enter_context(Sampling(self.pipe.unet, self.pipe.scheduler, injection))
+            sampling = stack.enter_context(StepWatch(self.pipe.unet, self.pipe.scheduler, injection))
             if self._maps is not None:
                 alone = [name for name, control in controls.items() if align and control.strength == 0]
                 recording = self._maps.recording(

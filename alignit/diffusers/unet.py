@@ -50,7 +50,7 @@ def check_projections(unet: Any) -> None:
                 )
 
 
-class Sampling:
+class StepWatch:
     """Follows the sampling, and has line 4 done at each step. Use as a context manager.
 
     Attributes:
@@ -74,7 +74,7 @@ class Sampling:
         self._distinct: list[float] = []
         self._first = self._last = 0
 
-    def __enter__(self) -> Sampling:
+    def __enter__(self) -> StepWatch:
         self._handles = [
             # Before the injection's own hook at the same place, which asks which step it is.
             self._unet.register_forward_pre_hook(self._before, with_kwargs=True),

@@ -44,7 +44,7 @@ def check_brackets(prompt: str, limit: int, where: str) -> None:
 
 
 @dataclass(frozen=True)
-class SeenConcept:
+class InspectedConcept:
     """A concept that a prompt holds.
 
     Attributes:
@@ -65,7 +65,7 @@ class SeenConcept:
 
 
 @dataclass(frozen=True)
-class SeenChunk:
+class InspectedChunk:
     """A chunk of a text, as tokens in the order of their rows; the start token is row 0.
 
     Attributes:
@@ -80,7 +80,7 @@ class SeenChunk:
 
 
 @dataclass(frozen=True)
-class Inspection:
+class InspectedPrompt:
     """What a prompt holds.
 
     Attributes:
@@ -90,8 +90,8 @@ class Inspection:
         notes: What is in the way.
     """
 
-    concepts: list[SeenConcept]
-    texts: dict[str, list[SeenChunk]]
+    concepts: list[InspectedConcept]
+    texts: dict[str, list[InspectedChunk]]
     suggestions: dict[str, list[str]]
     notes: list[str]
 
@@ -111,7 +111,7 @@ class Look:
     notes: list[str]
 
 
-def inspect_prompt(prompt: str, class_words: str, controls: str = "") -> Inspection:
+def inspect_prompt(prompt: str, class_words: str, controls: str = "") -> InspectedPrompt:
     """Look at a prompt.
 
     Raises:
@@ -121,7 +121,7 @@ def inspect_prompt(prompt: str, class_words: str, controls: str = "") -> Inspect
     look = look_at(prompt, class_words, controls)
     concepts = [seen_concept(found) for found in look.concepts.found.values()]
     texts = {text: [seen_chunk(look.concepts, chunk) for chunk in chunks] for text, chunks in look.chunks.items()}
-    return Inspection(concepts, texts, look.concepts.suggestions, look.notes)
+    return InspectedPrompt(concepts, texts, look.concepts.suggestions, look.notes)
 
 
 def has_concepts(prompts: Iterable[str], class_words: str) -> bool:
@@ -157,14 +157,14 @@ def remember_class_words(look: Look, only: str | None = None) -> dict[str, str]:
     return written
 
 
-def seen_concept(found: Found) -> SeenConcept:
+def seen_concept(found: Found) -> InspectedConcept:
     """Say what a concept is."""
     concept = found.concept
     vectors = int(concept.embedding.vectors) if concept.embedding is not None else 0
-    return SeenConcept(concept.name, concept.method, concept.class_word, found.source, vectors, found.options)
+    return InspectedConcept(concept.name, concept.method, concept.class_word, found.source, vectors, found.options)
 
 
-def seen_chunk(concepts: Concepts, target: TargetChunk[Any], only: str | None = None) -> SeenChunk:
+def seen_chunk(concepts: Concepts, target: TargetChunk[Any], only: str | None = None) -> InspectedChunk:
     """Write a chunk as tokens, with the dummy prompts of all its concepts, or of one of them only.
 
     Raises:
@@ -190,7 +190,7 @@ def seen_chunk(concepts: Concepts, target: TargetChunk[Any], only: str | None = 
             filler = single_token(encoder, controls.filler)
             dummies[name] = texts(dummy_chunk(target, name, filler or 0), vectors)
         rows[name] = target.concept_rows(name)
-    return SeenChunk(texts(base_chunk(target), embedding_names(target.chunk)), dummies, rows)
+    return InspectedChunk(texts(base_chunk(target), embedding_names(target.chunk)), dummies, rows)
 
 
 def look_at(prompt: str, class_words: str, controls: str = "") -> Look:

@@ -15,7 +15,7 @@ _MAX_FRAMES = 30
 
 
 @dataclass(frozen=True)
-class SaidNote:
+class RecentNote:
     """A note about a generation.
 
     Attributes:
@@ -28,7 +28,7 @@ class SaidNote:
 
 
 @dataclass(frozen=True)
-class Failure:
+class RecentFailure:
     """An exception that AlignIT caught.
 
     Attributes:
@@ -46,23 +46,23 @@ class Recent:
     """The last notes and failures, the oldest first."""
 
     def __init__(self) -> None:
-        self._notes: deque[SaidNote] = deque(maxlen=KEPT)
-        self._failures: deque[Failure] = deque(maxlen=KEPT)
+        self._notes: deque[RecentNote] = deque(maxlen=KEPT)
+        self._failures: deque[RecentFailure] = deque(maxlen=KEPT)
 
     @property
-    def notes(self) -> list[SaidNote]:
+    def notes(self) -> list[RecentNote]:
         """The last notes."""
         return list(self._notes)
 
     @property
-    def failures(self) -> list[Failure]:
+    def failures(self) -> list[RecentFailure]:
         """The last failures."""
         return list(self._failures)
 
     def note(self, text: str, prompts: Iterable[str]) -> None:
         """Keep a note, once while it is among the last."""
         kept = tuple(prompt[:_MAX_TEXT] for prompt, _ in zip(prompts, range(_MAX_PROMPTS), strict=False))
-        said = SaidNote(text[:_MAX_TEXT], kept)
+        said = RecentNote(text[:_MAX_TEXT], kept)
         if said not in self._notes:
             self._notes.append(said)
 
@@ -73,7 +73,7 @@ class Recent:
             return
         frames = traceback.extract_tb(error.__traceback__)[-_MAX_FRAMES:]
         self._failures.append(
-            Failure(
+            RecentFailure(
                 doing[:_MAX_TEXT],
                 "".join(traceback.format_exception_only(type(error), error)).strip()[:_MAX_TEXT],
                 tuple(f"{frame.filename}:{frame.lineno} in {frame.name}" for frame in frames),

@@ -17,7 +17,7 @@ import torch
 from alignit import __version__
 from alignit.concepts.concept import Family
 from alignit.webui.host import host
-from alignit.webui.host.recent import RECENT, Failure, SaidNote
+from alignit.webui.host.recent import RECENT, RecentFailure, RecentNote
 from alignit.webui.networks.networks import methods
 from alignit.webui.networks.table import NETWORKS
 from alignit.webui.settings import settings
@@ -44,8 +44,8 @@ class Report:
     concepts: dict[str, int]
     fits: int
     names: dict[str, list[str]] | None
-    notes: list[SaidNote]
-    failures: list[Failure]
+    notes: list[RecentNote]
+    failures: list[RecentFailure]
 
     @property
     def text(self) -> str:
@@ -118,9 +118,9 @@ def make_report(names: bool = False, prompts: bool = False, paths: bool = False)
         {method: len(of_method) for method, of_method in by_method.items()},
         sum(one.fits is True for one in found),
         by_method if names else None,
-        [SaidNote(said(note.text), note.prompts if prompts else ()) for note in notes],
+        [RecentNote(said(note.text), note.prompts if prompts else ()) for note in notes],
         [
-            Failure(said(failure.doing), said(failure.error), tuple(path(frame) for frame in failure.frames))
+            RecentFailure(said(failure.doing), said(failure.error), tuple(path(frame) for frame in failure.frames))
             for failure in failures
         ],
     )
