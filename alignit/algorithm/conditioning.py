@@ -22,7 +22,7 @@ import torch
 
 from alignit.algorithm.controls import Controls
 from alignit.algorithm.prompts import Chunk, E, TargetChunk, class_word_chunk, dummy_chunk
-from alignit.algorithm.reach import Kind
+from alignit.algorithm.reach import ReachKind
 
 
 class EncodersDisagreeError(ValueError):
@@ -239,9 +239,9 @@ def _reached(
     if not rows or controls.strength == 0:
         return
     kind = controls.reach.kind
-    customised = rows_of(dummy_chunk(target, concept, None if kind is Kind.TARGET_PADDING else filler))
+    customised = rows_of(dummy_chunk(target, concept, None if kind is ReachKind.TARGET_PADDING else filler))
     # With the prompt's own words around it, the dummy prompt with the class word in it is the base prompt.
-    from_base = kind is not Kind.DIFFERENCE or filler is None
+    from_base = kind is not ReachKind.DIFFERENCE or filler is None
     instead = base if from_base else rows_of(class_word_chunk(target, concept, filler))
     for row in rows:
         yield row, customised[row], instead[row]

@@ -39,7 +39,7 @@ from alignit.algorithm.conditioning import Injected
 from alignit.algorithm.context import PromptsOverSteps
 from alignit.algorithm.controls import Controls, Others
 from alignit.algorithm.hooks import eager
-from alignit.algorithm.rows import Contents, context_name, locate
+from alignit.algorithm.rows import RowContents, context_name, locate
 from alignit.concepts.layer_change import LayerChange
 from alignit.concepts.layer_names import layer_of
 
@@ -108,7 +108,7 @@ class OtherLayers:
     def _forget(self) -> None:
         self._fraction = 0.0
         self._now: tuple[Injected, ...] = ()
-        self._rows = Contents(self._locate)
+        self._rows = RowContents(self._locate)
         self._call: _Call | None = None
         self._halves: dict[str, tuple[int, torch.Tensor]] = {}
         self._masks: dict[tuple[int, str], torch.Tensor] = {}
@@ -132,7 +132,7 @@ class OtherLayers:
         self._fraction = fraction
         now = self._prompts.at(fraction)
         if now is not self._now:
-            self._now, self._rows = now, Contents(self._locate)
+            self._now, self._rows = now, RowContents(self._locate)
         self._call = None
 
     @property

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from alignit.algorithm.hooks import LayerHooks, Networks, Weights, no_networks
-from alignit.algorithm.rows import Contents
+from alignit.algorithm.rows import RowContents
 from alignit.concepts.weight_change import WeightChange
 
 
@@ -31,7 +31,7 @@ class ChangedEverywhere(LayerHooks):
         """
         super().__init__(networks)
         self._changes = changes
-        self._results: Contents[dict[str, tuple[Weights, torch.Tensor]]] = Contents(lambda _inputs: {})
+        self._results: RowContents[dict[str, tuple[Weights, torch.Tensor]]] = RowContents(lambda _inputs: {})
 
     def step(self, unet: torch.nn.Module, fraction: float) -> None:
         """See `alignit.algorithm.hooks.Part`."""

@@ -21,7 +21,7 @@ from alignit.algorithm.conditioning import Addition, Injected
 from alignit.algorithm.context import PromptsOverSteps
 from alignit.algorithm.controls import Controls
 from alignit.algorithm.hooks import LayerHooks, Networks, Weights, no_networks
-from alignit.algorithm.rows import Contents, as_batch, context_name, index_of, locate
+from alignit.algorithm.rows import RowContents, as_batch, context_name, index_of, locate
 from alignit.concepts.weight_change import WeightChange
 
 _Key = tuple[int, int]  # a prompt and a row of it
@@ -74,7 +74,7 @@ class ChangedAtConcepts(LayerHooks):
         self._levels = levels
         self._prepare = prepare
         self._fraction = 0.0
-        self._places = Contents(self._places_in)
+        self._places = RowContents(self._places_in)
         self._forget()
 
     def step(self, unet: torch.nn.Module, fraction: float) -> None:

@@ -7,7 +7,7 @@ concept whose look was learned there loses it. With `Reach`, those rows r get, f
     K[r] = K_p[r] + s d (K'[r] - K_o[r]),    V[r] = V_p[r] + s d (V'[r] - V_o[r])
 
 with s as in `alignit.algorithm.controls` and d the reach's factor; K', V' are computed with the customised W_k and W_v,
-and all else with the base model's. Whose conditioning they are made of is said at `Kind`. Several concepts add up.
+and all else with the base model's. Whose conditioning they are made of is said at `ReachKind`. Several concepts add up.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MAX_FACTOR = 2.0
 _REACH = re.compile(r"(paper|difference|target padding|padding|whole)(?: (\d+(?:\.\d+)?|\.\d+))?")
 
 
-class Kind(Enum):
+class ReachKind(Enum):
     """Which rows beyond its own a concept changes, and by what.
 
     - ``PAPER``: none.
@@ -62,7 +62,7 @@ class Reach:
         factor: d above, from 0 to 2.
     """
 
-    kind: Kind = Kind.PAPER
+    kind: ReachKind = ReachKind.PAPER
     factor: float = 1.0
 
     @classmethod
@@ -73,7 +73,7 @@ class Reach:
             ControlsError: It is none of these, or the factor is out of its range.
         """
         match = _REACH.fullmatch(" ".join(text.lower().split()))
-        if match is None or (match[1] == Kind.PAPER.value and match[2]):
+        if match is None or (match[1] == ReachKind.PAPER.value and match[2]):
             raise ControlsError(
                 f"there is no reach '{text}': write paper, difference, target padding, padding or whole, and a factor "
                 "where it shall not be 1, as in reach difference 0.5"
@@ -81,7 +81,7 @@ class Reach:
         factor = float(match[2] or 1)
         if factor > MAX_FACTOR:
             raise ControlsError(f"the factor {match[2]} of the reach is not from 0 to {MAX_FACTOR:g}")
-        return cls(Kind(match[1]), factor)
+        return cls(ReachKind(match[1]), factor)
 
     def rows(self, text_stop: int, length: int) -> list[int]:
         """Return the rows of a chunk that it is about: none for the paper.
@@ -90,6 +90,6 @@ class Reach:
             text_stop: The row after the last of the text, where the end token stands.
             length: How many rows the chunk has.
         """
-        if self.kind is Kind.PAPER or self.factor == 0:
+        if self.kind is ReachKind.PAPER or self.factor == 0:
             return []
-        return [*([0] if self.kind is Kind.WHOLE else []), *range(text_stop, length)]
+        return [*([0] if self.kind is ReachKind.WHOLE else []), *range(text_stop, length)]

@@ -160,7 +160,7 @@ def _agreement(context: torch.Tensor, conditioning: torch.Tensor, offset: int) -
     return int((context[start:stop] == conditioning[start - offset : stop - offset]).all(-1).sum())
 
 
-class Contents(Generic[Made]):
+class RowContents(Generic[Made]):
     """What is made of the rows that modules are given, made once for rows of the same content.
 
     A UNet hands one context to all of its layers, at every step. An extension can hand a part of it to each, or more

@@ -14,7 +14,7 @@ from alignit.algorithm.controls import Controls
 from alignit.algorithm.injection import EncodedBatch, Injection, row_strength
 from alignit.algorithm.options import ControlsError
 from alignit.algorithm.prompts import base_chunk, class_word_chunk, dummy_chunk
-from alignit.algorithm.reach import Context, Kind, Reach
+from alignit.algorithm.reach import Context, Reach, ReachKind
 from alignit.algorithm.rows import locate, occurrences
 
 from . import reference
@@ -158,7 +158,7 @@ def test_brute_force_would_notice() -> None:
         for reach in ("paper", "difference", "difference 0.5", "target padding", "padding")
         for context in ("stars", "prompt")
     ]
-    # With the prompt's own words around the concept, three of these are one: see `Kind`.
+    # With the prompt's own words around the concept, three of these are one: see `ReachKind`.
     assert all(
         (one - made[j]).abs().max() > 0.01 for i, one in enumerate(made) for j in range(i) if not {i, j} <= {3, 7, 9}
     )
@@ -301,11 +301,11 @@ def test_the_rows_of_two_encoders_stand_side_by_side() -> None:
 @pytest.mark.parametrize(
     ("text", "wanted"),
     [
-        ("reach difference", Reach(Kind.DIFFERENCE)),
-        ("Reach  Difference .5", Reach(Kind.DIFFERENCE, 0.5)),
-        ("reach target  padding 2", Reach(Kind.TARGET_PADDING, 2)),
-        ("reach padding", Reach(Kind.PADDING)),
-        ("reach whole 0.25", Reach(Kind.WHOLE, 0.25)),
+        ("reach difference", Reach(ReachKind.DIFFERENCE)),
+        ("Reach  Difference .5", Reach(ReachKind.DIFFERENCE, 0.5)),
+        ("reach target  padding 2", Reach(ReachKind.TARGET_PADDING, 2)),
+        ("reach padding", Reach(ReachKind.PADDING)),
+        ("reach whole 0.25", Reach(ReachKind.WHOLE, 0.25)),
         ("reach difference; reach paper", Reach()),
     ],
 )

@@ -23,7 +23,7 @@ from alignit.concepts.concept import Family
 from alignit.prompt.sidecar import SidecarError, read_sidecar
 from alignit.prompt.syntax import class_word_error
 from alignit.webui.host import host
-from alignit.webui.networks.network import Kind, NetworkConcept, named
+from alignit.webui.networks.network import NetworkConcept, NetworkKind, named
 
 _KEYWORDS = ("lora", "lyco")  # the second is another word for the first
 _FOLDER = re.compile(r"\d+_(?P<words>.+)")
@@ -112,4 +112,4 @@ def _unused(concept: NetworkConcept, class_word: str | None) -> str:
     )
 
 
-LORA = Kind(keyword="lora", family=Family.LORA, has_tokens=False, unused=_unused, of_host=True)
+LORA = NetworkKind(keyword="lora", family=Family.LORA, has_tokens=False, unused=_unused, of_host=True)

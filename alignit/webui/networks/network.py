@@ -94,7 +94,7 @@ class NetworkConcept:
         others: Its change of the UNet's other layers.
     """
 
-    network: Kind
+    network: NetworkKind
     name: str
     filename: str
     tokens: tuple[Any, ...] = ()
@@ -107,7 +107,7 @@ class NetworkConcept:
 
 
 @dataclass(frozen=True)
-class Kind:
+class NetworkKind:
     """A kind of concept that prompts name by ``<keyword:NAME>``.
 
     Attributes:
@@ -132,7 +132,7 @@ class Kind:
 
 
 @dataclass(frozen=True)
-class Network(Kind):
+class Network(NetworkKind):
     """A kind of concept that AlignIT adds to the host: with a folder, a tab whose title is the method, and cards.
 
     Attributes:
