@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
+from PIL import Image
 
 from miniature.model import make_vae
 from miniature.muon import Muon
@@ -23,8 +25,12 @@ SAVE_EVERY = 100
 
 def pictures(scenes: list[Scene], seeds: list[int]) -> torch.Tensor:
     """Paint scenes: [n, 3, SIZE, SIZE], bytes."""
-    arrays = [np.asarray(paint(scene, random.Random(seed))) for scene, seed in zip(scenes, seeds, strict=True)]
-    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
+    return stacked(paint(scene, random.Random(seed)) for scene, seed in zip(scenes, seeds, strict=True))
+
+
+def stacked(images: Iterable[Image.Image]) -> torch.Tensor:
+    """Return images as [n, 3, SIZE, SIZE], bytes."""
+    return torch.from_numpy(np.stack([np.asarray(image) for image in images])).permute(0, 3, 1, 2).contiguous()
 
 
 def to_input(images: torch.Tensor) -> torch.Tensor:

@@ -3,33 +3,47 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import nn
 from torch.nn import functional
 
 from miniature.state import load_state, progress, save_state
-from miniature.world import ATTRIBUTES, Scene
+from miniature.world import ATTRIBUTES
 
 BATCH = 64
 RATE = 2e-3
 SAVE_EVERY = 200
 
 
-class Classifier(nn.Module):
-    """Pictures [n, 3, SIZE, SIZE] in bytes to logits [n, choices] for each attribute."""
+class Labelled(Protocol):
+    """A scene whose attributes are known by number."""
 
-    def __init__(self) -> None:
+    def labels(self) -> list[int]:
+        """Return the number of each attribute's choice, in the classifier's order."""
+
+
+class Classifier(nn.Module):
+    """Pictures [n, 3, SIZE, SIZE] in bytes to logits [n, choices] for each attribute.
+
+    Args:
+        attributes: What it reads, with the choices of each.
+    """
+
+    def __init__(self, attributes: Mapping[str, tuple[str, ...]] = ATTRIBUTES) -> None:
         super().__init__()
+        self.attributes = attributes
         widths = (3, 24, 48, 64, 64, 96)
         layers: list[nn.Module] = []
         for into, out in pairwise(widths):
             layers += [nn.Conv2d(into, out, 3, 2, 1, bias=False), nn.BatchNorm2d(out), nn.ReLU()]
         self.trunk = nn.Sequential(*layers)
         self.hidden = nn.Linear(96 * 3 * 3, 128)
-        self.heads = nn.ModuleDict({name: nn.Linear(128, len(choices)) for name, choices in ATTRIBUTES.items()})
+        self.heads = nn.ModuleDict({name: nn.Linear(128, len(choices)) for name, choices in attributes.items()})
 
     def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         x = self.trunk(images.to(self.hidden.weight.dtype) / 127.5 - 1)
@@ -46,16 +60,22 @@ def read_attributes(classifier: Classifier, images: torch.Tensor) -> list[dict[s
         logits = classifier(images[start : start + 256].to(device))
         best = {name: values.argmax(dim=1).tolist() for name, values in logits.items()}
         count = len(next(iter(best.values())))
-        found += [{name: ATTRIBUTES[name][best[name][i]] for name in ATTRIBUTES} for i in range(count)]
+        choices = classifier.attributes
+        found += [{name: choices[name][best[name][i]] for name in choices} for i in range(count)]
     return found
 
 
 def train_classifier(
-    images: torch.Tensor, scenes: list[Scene], folder: Path, steps: int, device: torch.device
+    images: torch.Tensor,
+    scenes: Sequence[Labelled],
+    folder: Path,
+    steps: int,
+    device: torch.device,
+    attributes: Mapping[str, tuple[str, ...]] = ATTRIBUTES,
 ) -> Classifier:
     """Train the classifier on pictures, painted ones and ones out of the VAE; go on from the state in the folder."""
     torch.manual_seed(3)
-    model = Classifier().to(device)
+    model = Classifier(attributes).to(device)
     labels = torch.tensor([scene.labels() for scene in scenes])
     optimizer = torch.optim.AdamW(model.parameters(), RATE, weight_decay=0.01)
     path, first = folder / "classifier.pt", 0

@@ -73,15 +73,15 @@ def train(
     if start:
         given, classifier = load_miniature(start), load_classifier(start)
         vae, begin = given.vae.to(device), (given.unet, given.text)
-        latents = _kept(state / "latents.pt", 0, SCENES, lambda: encode(vae, images, device))
+        latents = kept(state / "latents.pt", 0, SCENES, lambda: encode(vae, images, device))
         scale = given.scale
     else:
         vae = train_vae(images, state, vae_steps, device)
-        latents = _kept(state / "latents.pt", vae_steps, SCENES, lambda: encode(vae, images, device))
+        latents = kept(state / "latents.pt", vae_steps, SCENES, lambda: encode(vae, images, device))
         scale = 1 / latents.std().item()
         error = (to_input(decoded_pictures(vae, latents[-256:], device)) - to_input(images[-256:])).abs().mean().item()
         print(f"VAE: L1 {error:.4f}, scale factor {scale:.5f}", flush=True)
-        decoded = _kept(
+        decoded = kept(
             state / "decoded.pt", vae_steps, DECODED, lambda: decoded_pictures(vae, latents[:DECODED], device)
         )
         seen, shown = torch.cat([images[:READ], decoded]), scenes[:READ] + scenes[:DECODED]
@@ -97,13 +97,13 @@ def train(
     print(f"The gate: {report(gate(miniature, classifier, 600))}", flush=True)
 
 
-def _kept(path: Path, made_at: int, count: int, make: Callable[[], torch.Tensor]) -> torch.Tensor:
+def kept(path: Path, made_at: int, count: int, make: Callable[[], torch.Tensor]) -> torch.Tensor:
     """Return what was made with the VAE at this step before, or make it."""
-    kept = load_state(path)
-    if not kept or kept["step"] != made_at or len(kept["made"]) != count:
-        kept = {"made": make(), "step": made_at}
-        save_state(path, kept)
-    made: torch.Tensor = kept["made"]
+    state = load_state(path)
+    if not state or state["step"] != made_at or len(state["made"]) != count:
+        state = {"made": make(), "step": made_at}
+        save_state(path, state)
+    made: torch.Tensor = state["made"]
     return made
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from miniature.classifier import Classifier
 from miniature.model import make_text_encoder, make_unet, make_vae
 from miniature.sampling import GUIDANCE, SAMPLING_STEPS, sample
 from miniature.words import rows
+from miniature.world import ATTRIBUTES
 
 FOLDER = Path(__file__).with_name("weights")
 MODEL_FILE, CLASSIFIER_FILE = "miniature.safetensors", "classifier.safetensors"
@@ -111,14 +112,14 @@ def load_miniature(folder: Path = FOLDER) -> Miniature:
     return miniature
 
 
-def load_classifier(folder: Path = FOLDER) -> Classifier:
-    """Read the classifier.
+def load_classifier(folder: Path = FOLDER, attributes: Mapping[str, tuple[str, ...]] = ATTRIBUTES) -> Classifier:
+    """Read the classifier of these attributes.
 
     Raises:
         WeightsError: It is missing or damaged.
     """
     path = folder / CLASSIFIER_FILE
-    classifier = Classifier().eval()
+    classifier = Classifier(attributes).eval()
     _fill(path, classifier, _read(path)[0])
     return classifier
 

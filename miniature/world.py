@@ -15,7 +15,8 @@ from PIL import Image, ImageDraw
 
 SIZE = 96  # pixels, of a side
 _SCALE = 3  # painted so much larger, then reduced: smooth edges
-_CELL = 16  # pixels that are one where the UNet attends to the text
+CELL = 16  # pixels that are one where the UNet attends to the text
+OBJECT = 3 * CELL  # pixels of an object's side
 
 CLASSES = ("cat", "fish", "house", "car", "cup", "robot")
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "white", "black")
@@ -128,31 +129,62 @@ def random_scene(rng: random.Random, look: Look | None = None) -> Scene:
 
 def paint(scene: Scene, rng: random.Random) -> Image.Image:
     """Paint a scene: RGB, SIZE by SIZE. What the scene leaves open (places, sizes) comes from `rng`."""
-    image = Image.new("RGB", (SIZE * _SCALE, SIZE * _SCALE))
-    brush = _Brush(ImageDraw.Draw(image))
-    _BACKGROUNDS[scene.background](brush, rng)
+    canvas = new_canvas()
+    paint_background(canvas, scene.background, rng)
     side = rng.choice((-1, 1))
     # On the grid on which the UNet reads the text, and so is the pattern: between its lines the same pattern would have
     # quite other latents, and what its word means could not be told while there is much noise.
-    half = 1.5 * _CELL
-    centre = (1 if side > 0 else 2) * _CELL + half
-    bottom = 5 * _CELL
+    half = OBJECT / 2
+    centre = (1 if side > 0 else 2) * CELL + half
+    bottom = 5 * CELL
     if scene.companion != "none":
         # Painted first, so that the object is in front of it.
         at = centre + side * (half + rng.uniform(9, 13))
-        _COMPANIONS[scene.companion](brush, min(max(at, 12), SIZE - 12), bottom + rng.uniform(0, 3))
-    box = (centre - half, bottom - 2 * half, centre + half, bottom)
-    mask = Image.new("L", image.size)
-    _SHAPES[scene.look.kind](_Brush(ImageDraw.Draw(mask)), box)
-    border = Image.new("L", image.size)
+        paint_companion(canvas, scene.companion, min(max(at, 12), SIZE - 12), bottom + rng.uniform(0, 3))
+    paint_object(canvas, scene.look, centre - half, bottom, scene.accessory)
+    return finished(canvas)
+
+
+def new_canvas() -> Image.Image:
+    """Return what a picture is painted on: larger than the picture, so that its edges become smooth."""
+    return Image.new("RGB", (SIZE * _SCALE, SIZE * _SCALE))
+
+
+def finished(canvas: Image.Image) -> Image.Image:
+    """Return the picture of a canvas: RGB, SIZE by SIZE."""
+    return canvas.resize((SIZE, SIZE), Image.Resampling.BOX)
+
+
+def paint_background(canvas: Image.Image, background: str, rng: random.Random) -> None:
+    """Paint one of `BACKGROUNDS` over all of a canvas."""
+    _BACKGROUNDS[background](_Brush(ImageDraw.Draw(canvas)), rng)
+
+
+def paint_companion(canvas: Image.Image, companion: str, x: float, bottom: float) -> None:
+    """Paint one of `COMPANIONS`, its middle at `x` and standing on `bottom`, in pixels of the picture."""
+    _COMPANIONS[companion](_Brush(ImageDraw.Draw(canvas)), x, bottom)
+
+
+def paint_object(canvas: Image.Image, look: Look, left: float, bottom: float, accessory: str = "none") -> None:
+    """Paint an object of OBJECT pixels a side, and the one of `ACCESSORIES` that it wears.
+
+    Args:
+        canvas: Of `new_canvas`.
+        left: Where it begins, in pixels of the picture; on the grid of CELL.
+        bottom: Where it stands; on the grid too.
+    """
+    box = (left, bottom - OBJECT, left + OBJECT, bottom)
+    mask = Image.new("L", canvas.size)
+    _SHAPES[look.kind](_Brush(ImageDraw.Draw(mask)), box)
+    border = Image.new("L", canvas.size)
     for dx, dy in ((-3, 0), (3, 0), (0, -3), (0, 3), (-2, -2), (2, 2), (-2, 2), (2, -2)):
         border.paste(255, (dx, dy), mask)
-    image.paste(_OUTLINE, (0, 0), border)
-    image.paste(_cloth(scene.look, box), (0, 0), mask)
-    _DETAILS[scene.look.kind](brush, box)
-    if scene.accessory != "none":
-        _ACCESSORIES[scene.accessory](brush, *_top(scene.look.kind, box))
-    return image.resize((SIZE, SIZE), Image.Resampling.BOX)
+    canvas.paste(_OUTLINE, (0, 0), border)
+    canvas.paste(_cloth(look, box), (0, 0), mask)
+    brush = _Brush(ImageDraw.Draw(canvas))
+    _DETAILS[look.kind](brush, box)
+    if accessory != "none":
+        _ACCESSORIES[accessory](brush, *_top(look.kind, box))
 
 
 class _Brush:
@@ -362,17 +394,17 @@ def _cloth(look: Look, box: Box) -> Image.Image:
     # Each a cell: coarse enough to be seen where the text is read. The second colour always covers less than the first,
     # so that which is which can be seen.
     if look.pattern == "striped":
-        brush.rectangle((left, top + _CELL, right, top + 2 * _CELL), second)
+        brush.rectangle((left, top + CELL, right, top + 2 * CELL), second)
     elif look.pattern == "checked":
         for row in range(3):
             for column in range(3):
                 if (row + column) % 2:
-                    x, y = left + _CELL * column, top + _CELL * row
-                    brush.rectangle((x, y, x + _CELL, y + _CELL), second)
+                    x, y = left + CELL * column, top + CELL * row
+                    brush.rectangle((x, y, x + CELL, y + CELL), second)
     else:
         for row in range(3):
             for column in range(3):
-                brush.disc(left + _CELL * (column + 0.5), top + _CELL * (row + 0.5), 0.34 * _CELL, second)
+                brush.disc(left + CELL * (column + 0.5), top + CELL * (row + 0.5), 0.34 * CELL, second)
     return cloth
 
 

@@ -5,7 +5,7 @@ For the concept at index i, with K_p and V_p of the base prompt and K', V' of th
     K[i] = K_p[i] + s (K'[i] - K_p[i]),    V[i] = V_p[i] + s (V'[i] - V_p[i])
 
 where s is the strength at the step, and 0 in the steps, layers, keys or values that were not chosen. s = 1 everywhere
-is line 4 of Algorithm 1 (arXiv 2406.18893).
+is line 4 of Algorithm 1 (arXiv 2406.18893). What a concept does beyond index i is in `alignit.algorithm.reach`.
 
 A control is a field of `Controls`, declared with the option that sets it (see `alignit.algorithm.options`).
 """
@@ -19,6 +19,7 @@ from typing import Any
 
 from alignit.algorithm.layers import Layers
 from alignit.algorithm.options import ControlsError, Documented, Option, read_option
+from alignit.algorithm.reach import Context, Reach
 from alignit.algorithm.steps import StepRange
 
 MAX_STRENGTH = 2.0
@@ -34,6 +35,21 @@ class Schedule(Enum):
     CONSTANT = "constant"
     FALLING = "falling"
     RISING = "rising"
+
+
+class Others(Enum):
+    """Where a LoRA's layers beside keys, values and text encoder act: see `alignit.algorithm.others`."""
+
+    OFF = "off"
+    ON = "on"
+    MASKED = "masked"
+
+
+def _others(match: re.Match[str], _text: str) -> dict[str, Any]:
+    strength = match[2] or "1"
+    if float(strength) > MAX_STRENGTH:
+        raise ControlsError(f"the strength {strength} of the other layers is not from 0 to {MAX_STRENGTH:g}")
+    return {"others": Others(match[1]), "others_strength": float(strength)}
 
 
 def _strength(match: re.Match[str], _text: str) -> dict[str, Any]:
@@ -61,6 +77,10 @@ class Controls:
         values: Whether values are.
         layers: In which layers.
         filler: The word in the place of every other token of the dummy prompt; one token.
+        others: Where the other layers of a LoRA act that is bound to its word.
+        others_strength: Their strength o, which s multiplies.
+        context: What stands around the concept in its dummy prompt: the filler, or the prompt's own words.
+        reach: What the concept does beyond its own rows.
         class_word: Whether the class word alone is wanted: s is 0, whatever strength is named nearer to the concept.
     """
 
@@ -151,6 +171,63 @@ class Controls:
             case_matters=True,
         ).metadata,
     )
+    others: Others = field(
+        default=Others.MASKED,
+        metadata=Option(
+            help="others masked 0.8",
+            pattern=re.compile(rf"others\s+(off|on|masked)(?:\s+{_NUMBER})?"),
+            read=_others,
+            documented=(
+                Documented(
+                    "`others off`, `others on`, `others masked 0.8`",
+                    "",
+                    "of a bound [LoRA](lora.md): whether its other layers act, everywhere or where the cross-attention "
+                    "looks at it, and how strongly, from 0 to 2; `others masked 1` where nothing is said",
+                ),
+            ),
+            axis="Others",
+        ).metadata,
+    )
+    others_strength: float = 1.0  # the option of others sets both
+    context: Context = field(
+        default=Context.STARS,
+        metadata=Option(
+            help="context prompt",
+            pattern=re.compile(rf"context\s+({'|'.join(context.value for context in Context)})"),
+            read=lambda match, _text: {"context": Context(match[1])},
+            documented=(
+                Documented(
+                    "`context prompt`",
+                    "",
+                    "the words of the prompt stay in the dummy prompt, other concepts as their class words; "
+                    "`context stars` is the filler again",
+                ),
+            ),
+            axis="Context",
+        ).metadata,
+    )
+    reach: Reach = field(
+        default=Reach(),
+        metadata=Option(
+            help="reach difference 0.5",
+            pattern=re.compile(r"reach\s+(.+)"),
+            read=lambda match, _text: {"reach": Reach.parse(match[1])},
+            documented=(
+                Documented(
+                    "`reach difference 0.5`",
+                    "",
+                    "end token and padding get what the concept changes there, times a factor of 0 to 2; 1 without one",
+                ),
+                Documented(
+                    "`reach target padding`, `reach padding`, `reach whole`",
+                    "",
+                    "they are the target prompt's; the dummy prompt's; the dummy prompt's, and the start token too; "
+                    "`reach paper` is none of it again",
+                ),
+            ),
+            axis="Reach",
+        ).metadata,
+    )
     class_word: bool = field(
         default=False,
         metadata=Option(
@@ -178,6 +255,11 @@ class Controls:
             if option:
                 controls = replace(controls, **read_option(type(self), option))
         return replace(controls, strength=0.0) if controls.class_word else controls
+
+    @property
+    def wants_others(self) -> bool:
+        """Whether a LoRA's other layers act at any step."""
+        return self.others is not Others.OFF and self.others_strength != 0 and self.strength != 0
 
     @property
     def uniform(self) -> bool:

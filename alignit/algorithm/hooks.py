@@ -2,12 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+import re
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 
+from alignit.algorithm.rows import version
 from alignit.concepts.layer_names import layer_of
+
+Networks = Callable[[torch.nn.Module], Hashable]
+
+
+def no_networks(_module: torch.nn.Module) -> None:
+    """Say that nothing but its weights is in what a module computes."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What a module computes with at a moment: another one, after something wrote to its weights or changed networks.
+
+    Attributes:
+        marks: Differ where it does.
+        held: The parameters, held so that no other takes the place of one in memory.
+    """
+
+    marks: tuple[Hashable, ...]
+    held: tuple[torch.Tensor, ...] = field(compare=False)
+
+    @classmethod
+    def of(cls, module: torch.nn.Module, networks: Networks) -> Weights:
+        """Return those of a module."""
+        # Asked at each call of each layer: mostly there is one weight, and no module within.
+        own = tuple(one for one in module._parameters.values() if one is not None)
+        held = tuple(module.parameters()) if module._modules else own
+        return cls((*((id(one), one.data_ptr(), version(one)) for one in held), networks(module)), held)
 
 
 class Part(Protocol):
@@ -25,6 +55,13 @@ class Part(Protocol):
     def waiting(self) -> Collection[str]:
         """The layers whose hooks were not called yet: something can compute keys and values without the modules."""
 
+    @property
+    def missing(self) -> Mapping[str, Collection[str]]:
+        """The concepts that did not come to a layer in this sampling pass so far, by layer."""
+
+    def begin_pass(self) -> None:
+        """A sampling pass begins, in which concepts have to come to the layers anew."""
+
     def release(self) -> None:
         """Remove the hooks, and forget what was computed with this UNet's weights."""
 
@@ -32,9 +69,16 @@ class Part(Protocol):
 class LayerHooks:
     """Hooks on the cross-attention layers of a UNet. Use as a context manager: they are gone after the block."""
 
-    def __init__(self) -> None:
+    def __init__(self, networks: Networks = no_networks) -> None:
+        """Prepare; nothing is hooked before the first step.
+
+        Args:
+            networks: Gives what else than its weights is in what a layer's `to_k` or `to_v` computes: LoRAs.
+        """
+        self._networks = networks
         self._unet: torch.nn.Module | None = None
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
+        self._layers: list[str] = []
         self._waiting: set[str] = set()
 
     def __enter__(self) -> LayerHooks:
@@ -63,13 +107,25 @@ class LayerHooks:
         """See `Part`."""
         return frozenset(self._waiting)
 
+    @property
+    def missing(self) -> Mapping[str, Collection[str]]:
+        """See `Part`."""
+        return {}
+
+    def begin_pass(self) -> None:
+        """See `Part`."""
+
     def release(self) -> None:
         """Remove the hooks."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        self._layers.clear()
         self._waiting.clear()
         self._unet = None
+
+    def _weights(self, module: torch.nn.Module) -> Weights:
+        return Weights.of(module, self._networks)
 
     def _hook(self, name: str, attention: Any) -> None:
         raise NotImplementedError
@@ -79,6 +135,7 @@ class LayerHooks:
         for index, part in enumerate(("to_k", "to_v")):
             layer = layer_of(f"{name}.{part}")
             if layer is not None:
+                self._layers.append(layer)
                 self._waiting.add(layer)
                 self._handles.append(
                     getattr(attention, part).register_forward_hook(self._noted(layer, hook(layer, index)))
@@ -90,6 +147,19 @@ class LayerHooks:
             return hook(*args)
 
         return noted
+
+
+def functions_in(unet: torch.nn.Module) -> Iterator[Callable[..., Any]]:
+    """Yield others' functions by which a UNet and its cross-attention layers compute: who it is that changes them.
+
+    These are the modules' ways to compute, which other code can replace, and the hooks on them.
+    """
+    unet = eager(unet)
+    for name, module in [("", unet), *unet.named_modules()]:
+        if not name or re.search(r"\.attn2(\.to_[kv])?$", name):
+            for function in (module.forward, *module._forward_pre_hooks.values(), *module._forward_hooks.values()):
+                if not str(getattr(function, "__module__", "")).startswith("alignit."):
+                    yield function
 
 
 def eager(unet: Any) -> Any:

@@ -1,11 +1,12 @@
 """Line 4 of Algorithm 1 (arXiv 2406.18893): K_p[i] = K'[i] and V_p[i] = V'[i], in every layer on every step.
 
-A cross-attention layer's key at index i is W_k C[i], its value W_v C[i], with C the conditioning. Two things put in a
+A cross-attention layer's key at index i is W_k C[i], its value W_v C[i], with C the conditioning. Three things put in a
 concept's:
 
 - **its row**, C'[i] of its dummy prompt in the place of C_p[i], written by `alignit.algorithm.conditioning.splice` with
   the strength that `row_strength` gives. Where nothing else is asked for, this is all of line 4, and there is nothing
   to do in the UNet;
+- **what it adds to other rows**, where it reaches beyond its own (`alignit.algorithm.reach`), written in the same way;
 - **hooks in the layers**, `alignit.algorithm.projections`, where `needs_projections` says so: the row stays whole, and
   each layer's keys and values at it are made there.
 
@@ -16,18 +17,20 @@ layers those that `Injection` lists as `alignit.algorithm.hooks.Part`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
 
 from alignit.algorithm.conditioning import Injected
-from alignit.algorithm.context import ContextRows
+from alignit.algorithm.context import ContextRows, PromptsOverSteps
 from alignit.algorithm.controls import Controls
-from alignit.algorithm.hooks import Part
+from alignit.algorithm.hooks import Networks, Part, functions_in, no_networks
+from alignit.algorithm.others import OtherLayers
 from alignit.algorithm.plain import ChangedEverywhere
 from alignit.algorithm.projections import ChangedAtConcepts, Prepare, unchanged
+from alignit.concepts.layer_change import LayerChange
 from alignit.concepts.weight_change import WeightChange
 
 
@@ -58,6 +61,7 @@ class EncodedBatch:
         prompts: The prompts that hold concepts, with their rows written as `row_strength` says.
         controls: How each concept of these is put in, by its name.
         changes: The changes of W_k and W_v, by the name of the concept that brings it.
+        others: The changes of other layers, by the name of the concept that brings it.
         everywhere: Changes of W_k and W_v for every token: Custom Diffusion itself, without Algorithm 1.
     """
 
@@ -65,6 +69,7 @@ class EncodedBatch:
     controls: Mapping[str, Controls] = field(default_factory=dict)
     changes: Mapping[str, WeightChange] = field(default_factory=dict)
     everywhere: tuple[WeightChange, ...] = ()
+    others: Mapping[str, LayerChange] = field(default_factory=dict)
 
     @classmethod
     def joined(cls, several: Iterable[EncodedBatch]) -> EncodedBatch:
@@ -73,12 +78,14 @@ class EncodedBatch:
         controls: dict[str, Controls] = {}
         changes: dict[str, WeightChange] = {}
         everywhere: dict[WeightChange, None] = {}
+        others: dict[str, LayerChange] = {}
         for one in several:
             prompts += one.prompts
             controls |= one.controls
             changes |= one.changes
             everywhere |= dict.fromkeys(one.everywhere)
-        return cls(tuple(prompts), controls, changes, tuple(everywhere))
+            others |= one.others
+        return cls(tuple(prompts), controls, changes, tuple(everywhere), others)
 
     @cached_property
     def concepts(self) -> frozenset[str]:
@@ -113,6 +120,7 @@ class Injection:
         batch: EncodedBatch | None = None,
         levels: Callable[[torch.nn.Module], int] = lambda _unet: 4,
         prepare: Prepare = unchanged,
+        networks: Networks = no_networks,
     ) -> None:
         """Prepare; nothing is hooked before the first step.
 
@@ -120,17 +128,24 @@ class Injection:
             batch: What is sampled with; another one can come with `use`.
             levels: Gives the number of resolutions that a UNet works at: 4 in SD1 and SD2, 3 in SDXL.
             prepare: Gives the inputs of `to_k` and `to_v` for rows of the context, [n, width] each: hypernetworks.
+            networks: Gives what else than its weights is in what a layer's `to_k` or `to_v` computes, as something that
+                differs where that does: LoRAs. What was computed with another is computed again.
         """
         self._levels = levels
         self._prepare = prepare
+        self._networks = networks
         self._batch = batch or EncodedBatch()
         self._weights: Hashable = None
-        self._entry = self._entry_part()
+        self._prompts = self._over_steps()
+        self._entry = ContextRows(self._prompts)
         self._parts: tuple[Part, ...] = ()
         self._unet: torch.nn.Module | None = None
         # Over a sampling pass, which can have several of these.
         self._expected: set[str] = set()
         self._seen: set[str] = set()
+        self._unplaced: set[str] = set()
+        self._missing: dict[str, frozenset[str]] = {}
+        self._functions: tuple[Callable[..., object], ...] = ()
 
     def __enter__(self) -> Injection:
         return self
@@ -152,14 +167,19 @@ class Injection:
             self.release()
         self._batch, self._weights = batch, weights
         if not same:
-            self._entry = self._entry_part()
+            self._prompts = self._over_steps()
+            self._entry = ContextRows(self._prompts)
 
     def begin_pass(self) -> None:
         """A sampling pass begins, in which all concepts have to be seen anew."""
         self._expected.clear()
         self._seen.clear()
+        self._unplaced.clear()
+        self._missing, self._functions = {}, ()
+        for part in self._parts:
+            part.begin_pass()
         self._entry.release()
-        self._entry = self._entry_part()
+        self._entry = ContextRows(self._prompts)
 
     def step(self, unet: torch.nn.Module, fraction: float = 0.0) -> None:
         """A sampling step begins: be ready for it in this UNet, and in no other.
@@ -169,7 +189,9 @@ class Injection:
             fraction: The fraction of the sampling steps before this one. Where `steady`, any will do.
         """
         if unet is not self._unet:
-            self._release_parts()
+            if self._parts:
+                self.release()
+                self._entry = ContextRows(self._prompts)
             self._parts = tuple(self._layer_parts(unet))
             self._unet = unet
         self._expected |= self._batch.concepts
@@ -188,31 +210,71 @@ class Injection:
         return frozenset(self._expected - self._seen - self._entry.seen)
 
     @property
+    def missing(self) -> Mapping[str, Collection[str]]:
+        """The layers that a concept did not come to in this pass so far, by concept, where the UNet got it.
+
+        Something computes keys and values there without the modules, or of other rows: what there is of the concept is
+        its row, read by the base model.
+        """
+        return self._missing_now()
+
+    @property
+    def functions(self) -> Collection[Callable[..., object]]:
+        """The functions of others that were at work in the UNet where a concept did not come to a layer."""
+        return self._functions
+
+    @property
     def waiting(self) -> frozenset[str]:
         """The layers whose hooks were not called yet: something can compute keys and values without the modules."""
         return frozenset(layer for part in self._parts for layer in part.waiting)
 
+    @property
+    def unplaced(self) -> frozenset[str]:
+        """The other layers of concepts that were off, as their places are not known: see `OtherLayers.unplaced`."""
+        return frozenset(
+            layer for part in self._parts if isinstance(part, OtherLayers) for layer in part.unplaced
+        ) | frozenset(self._unplaced)
+
     def release(self) -> None:
-        """Remove all hooks, and forget what was computed. `lost` still answers, till the next pass begins."""
+        """Remove all hooks, and forget what was computed. `lost`, `missing` still answer, till the next pass begins."""
         self._release_parts()
         self._seen |= self._entry.seen
         self._entry.release()
 
-    def _entry_part(self) -> ContextRows:
+    def _over_steps(self) -> PromptsOverSteps:
         batch = self._batch
-        steps = {name: batch.controls_of(name).steps for name in batch.concepts}
-        return ContextRows(batch.prompts, steps)
+        return PromptsOverSteps(batch.prompts, {name: batch.controls_of(name).steps for name in batch.concepts})
 
     def _layer_parts(self, unet: torch.nn.Module) -> Iterator[Part]:
         batch = self._batch
         if batch.in_layers:
-            controls = {name: batch.controls_of(name) for name in batch.in_layers}
+            controls = {name: batch.controls_of(name) for name in batch.concepts}
             levels = self._levels(unet)
-            yield ChangedAtConcepts(batch.prompts, controls, batch.changes, levels, self._prepare)
+            yield ChangedAtConcepts(
+                self._prompts, controls, batch.in_layers, batch.changes, levels, self._prepare, self._networks
+            )
         if batch.everywhere:
-            yield ChangedEverywhere(batch.everywhere)
+            yield ChangedEverywhere(batch.everywhere, self._networks)
+        others = {name: batch.others[name] for name in batch.others if name in batch.concepts}
+        others = {name: change for name, change in others.items() if batch.controls_of(name).wants_others}
+        if others:
+            controls = {name: batch.controls_of(name) for name in others}
+            yield OtherLayers(self._prompts, controls, others)
+
+    def _missing_now(self) -> dict[str, frozenset[str]]:
+        """Return `missing`: of the parts that are at work, and of those before them."""
+        missing = dict(self._missing)
+        for part in self._parts:
+            for layer, names in part.missing.items():
+                for name in self._entry.arrived.intersection(names):
+                    missing[name] = missing.get(name, frozenset()) | {layer}
+        return missing
 
     def _release_parts(self) -> None:
+        self._unplaced |= self.unplaced
+        self._missing = self._missing_now()
+        if self._missing and self._unet is not None:
+            self._functions = tuple(functions_in(self._unet))
         for part in self._parts:
             part.release()
         self._parts, self._unet = (), None

@@ -107,7 +107,7 @@ def base_chunk(target: TargetChunk[E]) -> Chunk[E]:
     return replace(target.chunk, tokens=tuple(tokens))
 
 
-def dummy_chunk(target: TargetChunk[E], concept: str, filler: int) -> Chunk[E]:
+def dummy_chunk(target: TargetChunk[E], concept: str, filler: int | None) -> Chunk[E]:
     """Build the chunk of a concept's dummy prompt p': the target with every other token replaced (line 2).
 
     Start token, end token and padding stay. Other concepts are "other tokens": each has a dummy prompt of its own,
@@ -116,13 +116,11 @@ def dummy_chunk(target: TargetChunk[E], concept: str, filler: int) -> Chunk[E]:
     Args:
         target: A chunk of the target prompt.
         concept: Name of the concept to keep.
-        filler: Token id of the filler, ``*`` in the paper.
+        filler: Token id of the filler, ``*`` in the paper. None: the base prompt's tokens stay, with their emphasis.
     """
-    tokens = list(target.chunk.tokens)
-    multipliers = [1.0] * len(tokens)
-    tokens[1 : target.text_stop] = [filler] * (target.text_stop - 1)
-    embeddings = []
-    encoder_change: Hashable = None
+    around = _around(target, concept, filler)
+    tokens, embeddings = list(around.tokens), list(around.embeddings)
+    encoder_change = around.encoder_change
     for span in target.spans:
         if span.concept == concept and span.concept_rows:
             rows = span.concept_rows
@@ -132,8 +130,33 @@ def dummy_chunk(target: TargetChunk[E], concept: str, filler: int) -> Chunk[E]:
             # The embedding's vectors replace the first rows; their ids are the target's own placeholders.
             tokens[rows.start : rows.stop] = target.chunk.tokens[rows.start : rows.stop]
             tokens[rows.start + span.vectors : rows.stop] = span.trailing
-            multipliers[rows.start : rows.stop] = target.chunk.multipliers[rows.start : rows.stop]
-    return Chunk(tuple(tokens), tuple(multipliers), tuple(embeddings), encoder_change)
+    return replace(around, tokens=tuple(tokens), embeddings=tuple(embeddings), encoder_change=encoder_change)
+
+
+def class_word_chunk(target: TargetChunk[E], concept: str, filler: int | None) -> Chunk[E]:
+    """Build the chunk of a concept's dummy prompt with what the base prompt has in the concept's place: the class word.
+
+    It is for the base model's text encoder. No line of the paper: see `alignit.algorithm.reach`.
+
+    Args: as in `dummy_chunk`. Without a filler this is the base prompt.
+    """
+    around = _around(target, concept, filler)
+    base, tokens = base_chunk(target).tokens, list(around.tokens)
+    for row in target.concept_rows(concept):
+        tokens[row] = base[row]
+    return replace(around, tokens=tuple(tokens))
+
+
+def _around(target: TargetChunk[E], concept: str, filler: int | None) -> Chunk[E]:
+    """Build what a concept's dummy prompt is but for the concept's tokens."""
+    base = base_chunk(target)
+    if filler is None:
+        return base
+    tokens, multipliers = list(base.tokens), [1.0] * len(base.tokens)
+    tokens[1 : target.text_stop] = [filler] * (target.text_stop - 1)
+    for row in target.concept_rows(concept):
+        multipliers[row] = base.multipliers[row]
+    return Chunk(tuple(tokens), tuple(multipliers), (), base.encoder_change)
 
 
 def fill_backwards(tokens: Sequence[int], length: int) -> list[int]:

@@ -50,11 +50,12 @@ def all_finite(tensor: torch.Tensor, dtype: torch.dtype | None = None) -> bool:
 
 
 class Family(Enum):
-    """The customisation methods whose files are read."""
+    """The customisation methods whose concepts are used; LoRA's files are read by the host."""
 
     TEXTUAL_INVERSION = "textual inversion"
     CUSTOM_DIFFUSION = "Custom Diffusion"
     CATVERSION = "CatVersion"
+    LORA = "LoRA"
 
 
 @dataclass(frozen=True, eq=False)

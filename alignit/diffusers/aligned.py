@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from numbers import Real
 from typing import Any
 
 from alignit.algorithm.controls import MAX_STRENGTH, Controls
@@ -50,14 +52,14 @@ class AlignIT:
             AlignITError: The pipeline is of no kind that AlignIT works with, or the arguments contradict each other.
         """
         self.pipe = pipe
-        concepts = [concepts] if isinstance(concepts, Concept) else list(concepts)
+        concepts = _checked_concepts(concepts)
         if getattr(pipe, "unet", None) is None:
             raise AlignITError(
                 f"A {type(pipe).__name__} has no UNet with cross-attention: use a pipeline of Stable Diffusion 1, 2 or "
                 "XL"
             )
         self._check(concepts)
-        self._concepts = ConceptPrompts(concepts, class_words or {}, self._nearest)
+        self._concepts = ConceptPrompts(concepts, _checked_words(class_words), self._nearest)
         self._maps: MapWatch | None = None
 
     def __call__(
@@ -97,6 +99,16 @@ class AlignIT:
         """
         if "prompt_2" in arguments:
             raise AlignITError("Both text encoders read the same prompt with AlignIT: leave prompt_2 out")
+        if "negative_prompt_2" in arguments:
+            raise AlignITError(
+                "Both text encoders read the same negative prompt with AlignIT: leave negative_prompt_2 out"
+            )
+        embeds = [name for name in arguments if name.endswith("prompt_embeds")]
+        if embeds:
+            raise AlignITError(
+                f"{embeds[0]} is what AlignIT makes of the prompts: leave it out, and give prompt and negative_prompt "
+                "as text"
+            )
         scale = (arguments.get("cross_attention_kwargs") or {}).get("scale", 1)
         if scale != 1 and any(hasattr(encoder.model, "peft_config") for encoder in text_encoders(self.pipe)):
             raise AlignITError(
@@ -142,7 +154,7 @@ class AlignIT:
                 in this pipeline.
         """
         default = _checked(concept_strength, concept_start, concept_end, concept_controls)
-        texts = [prompt] if isinstance(prompt, str) else list(prompt)
+        texts = _texts("prompt", prompt)
         if not texts:
             raise AlignITError("There is no prompt: give at least one")
         prompts = [self._concepts.parts(text, align) for text in texts]
@@ -163,11 +175,8 @@ class AlignIT:
         def strength_of(name: str) -> float:
             return row_strength(controls[name], name in changes)
 
-        def filler_of(name: str) -> str:
-            return controls[name].filler
-
         negative = self._negative(negative_prompt, len(texts))
-        conditioned = condition(self.pipe, prompts, negative, clip_skip, strength_of, filler_of)
+        conditioned = condition(self.pipe, prompts, negative, clip_skip, strength_of, controls.__getitem__)
         batch = EncodedBatch(
             tuple(conditioned.injected), controls, changes, () if align else self._moved(changes.values())
         )
@@ -201,6 +210,8 @@ class AlignIT:
         """
         if self._maps is not None:
             raise AlignITError("Attention maps are being recorded already: leave the outer block first")
+        if not isinstance(words, str):
+            raise AlignITError(f"words is {_shown(words)}: give text, such as 'cat, ball'")
         try:
             choice = MapChoice.parse(words)
         except ControlsError as error:
@@ -220,9 +231,11 @@ class AlignIT:
             AlignITError: As in a call.
         """
         encoder = text_encoders(self.pipe)[0]
+        if not isinstance(prompt, str):
+            raise AlignITError(f"prompt is {_shown(prompt)}: give text")
         parts = self._concepts.parts(prompt, align=True)
         controls = _controls([parts], Controls())
-        filler = filler_tokens(encoder, lambda name: controls[name].filler)
+        filler = filler_tokens(encoder, controls.__getitem__)
         lines = []
         for target in encoder.target_chunks(parts):
             lines.append(f"base: {encoder.text_of(base_chunk(target), target.text_stop)}")
@@ -235,7 +248,7 @@ class AlignIT:
     def _negative(self, prompt: str | Sequence[str] | None, count: int) -> Negative | None:
         if prompt is None:
             return None
-        texts = [prompt] * count if isinstance(prompt, str) else list(prompt)
+        texts = [prompt] * count if isinstance(prompt, str) else _texts("negative_prompt", prompt)
         if len(texts) != count:
             raise AlignITError(
                 f"There are {len(texts)} negative prompts for {count} prompts: give one, or one for each"
@@ -297,6 +310,40 @@ def _levels(unet: Any) -> int:
     return len(unet.config.block_out_channels)
 
 
+def _checked_concepts(concepts: Any) -> list[Concept]:
+    listed = [concepts] if isinstance(concepts, Concept | str | os.PathLike) else concepts
+    if not isinstance(listed, Sequence):
+        raise AlignITError(f"concepts is {_shown(concepts)}: give what load_concept(path) returns, or a list of it")
+    for concept in listed:
+        if isinstance(concept, str | os.PathLike):
+            raise AlignITError(f"'{concept}' is a path, not a concept: give load_concept('{concept}')")
+        if not isinstance(concept, Concept):
+            raise AlignITError(f"{_shown(concept)} is no concept: give what load_concept(path) returns")
+    return list(listed)
+
+
+def _checked_words(class_words: Any) -> Mapping[str, str]:
+    words = {} if class_words is None else class_words
+    if not isinstance(words, Mapping):
+        raise AlignITError(f"class_words is {_shown(words)}: give class words by token, {{'<my-cat>': 'cat'}}")
+    for name, word in words.items():
+        if not isinstance(name, str) or not isinstance(word, str):
+            raise AlignITError(f"class_words has {_shown(name)}: {_shown(word)}: give text by token, '<my-cat>': 'cat'")
+    return words
+
+
+def _texts(name: str, prompts: Any) -> list[str]:
+    texts = [prompts] if isinstance(prompts, str) else prompts
+    if not isinstance(texts, Sequence) or not all(isinstance(text, str) for text in texts):
+        raise AlignITError(f"{name} is {_shown(prompts)}: give text, or a list of texts")
+    return list(texts)
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."
+
+
 def _checked(strength: float, start: float, end: float, options: str | Controls) -> Controls:
     if isinstance(options, Controls):
         if (strength, start, end) != (1, 0, 1):
@@ -305,6 +352,8 @@ def _checked(strength: float, start: float, end: float, options: str | Controls)
             )
         _check_range("", options.strength, options.steps.start, options.steps.end)
         return options.with_options("")
+    if not isinstance(options, str):
+        raise AlignITError(f"concept_controls is {_shown(options)}: give text, such as 'keys', or Controls")
     _check_range("concept_", strength, start, end)
     try:
         return Controls(strength, steps=StepRange(start, end)).with_options(options)
@@ -314,6 +363,8 @@ def _checked(strength: float, start: float, end: float, options: str | Controls)
 
 def _check_range(prefix: str, strength: float, start: float, end: float) -> None:
     for name, value, largest in (("strength", strength, MAX_STRENGTH), ("start", start, 1), ("end", end, 1)):
+        if isinstance(value, bool) or not isinstance(value, Real):
+            raise AlignITError(f"{prefix}{name} must be a number from 0 to {largest:g}, not {_shown(value)}")
         if not 0 <= value <= largest:
             raise AlignITError(f"{prefix}{name} must be from 0 to {largest:g}, not {value}")
     if start > end:

@@ -8,8 +8,10 @@ from typing import Any
 
 import torch
 
-from alignit.algorithm.conditioning import Injected, splice
+from alignit.algorithm.conditioning import EncodersDisagreeError, Injected, Placed, splice
+from alignit.algorithm.controls import Controls
 from alignit.algorithm.prompts import base_chunk
+from alignit.algorithm.reach import Context
 from alignit.diffusers.concepts import Parts
 from alignit.diffusers.errors import AlignITError
 from alignit.diffusers.text import Encoded, EncoderChanges, PipelineEncoder, Target, text_encoders
@@ -48,7 +50,7 @@ def condition(
     negative: Negative | None,
     clip_skip: int | None,
     strength: Callable[[str], float],
-    filler: Callable[[str], str],
+    controls: Callable[[str], Controls],
 ) -> Conditioned:
     """Encode prompts, and write the rows of the dummy prompts into those of the base prompts.
 
@@ -61,7 +63,7 @@ def condition(
         negative: B negative prompts, or None for the pipeline's own.
         clip_skip: As in the pipeline, which does not apply it to negative prompts.
         strength: Gives a concept's blend of rows.
-        filler: Gives the filler of a concept's dummy prompt.
+        controls: Gives how a concept is put in.
 
     Raises:
         AlignITError: A concept does not fit into a chunk, or the text encoders do not agree on its place.
@@ -79,12 +81,13 @@ def condition(
         for encoder, chunks in zip(encoders, targets, strict=True)
     ]
     spliced = [
-        splice(result.rows, chunks, filler_tokens(encoder, filler), _one(encoder, clip_skip), strength)
+        splice(result.rows, chunks, filler_tokens(encoder, controls), _one(encoder, clip_skip), strength, controls)
         for encoder, chunks, result in zip(encoders, targets, results, strict=True)
     ]
-    all_rows = spliced[0][1]
-    if any(rows != all_rows for _, rows in spliced):
-        raise AlignITError("The pipeline's text encoders cut the prompt differently: use its own tokenizers")
+    try:
+        placed = [Placed.joined(of_encoders) for of_encoders in zip(*(where for _, where in spliced), strict=True)]
+    except EncodersDisagreeError:
+        raise AlignITError("The pipeline's text encoders cut the prompt differently: use its own tokenizers") from None
     # SDXL joins the rows of its two encoders.
     conditioning = torch.cat([rows for rows, _ in spliced], dim=-1)
     base = torch.cat([result.rows for result in results], dim=-1)
@@ -99,21 +102,28 @@ def condition(
         arguments |= _pooled(encoded, "negative_pooled_prompt_embeds")
     elif negative is not None:
         arguments["negative_prompt"] = list(negative.texts)
-    injected = [Injected(conditioning[index], base[index], rows) for index, rows in enumerate(all_rows) if rows]
+    injected = [
+        Injected(conditioning[index], base[index], where.rows, where.reached, where.among_words)
+        for index, where in enumerate(placed)
+        if where.rows
+    ]
     return Conditioned(arguments, injected)
 
 
-def filler_tokens(encoder: PipelineEncoder, filler: Callable[[str], str]) -> Callable[[str], int]:
-    """Return what gives the token id of each concept's filler.
+def filler_tokens(encoder: PipelineEncoder, controls: Callable[[str], Controls]) -> Callable[[str], int | None]:
+    """Return what gives the token id of each concept's filler, None where the prompt's own words stand there.
 
     Raises:
         AlignITError: Once asked for a filler that is not one token.
     """
 
-    def token(name: str) -> int:
-        ids = encoder.tokenize(filler(name))
+    def token(name: str) -> int | None:
+        if controls(name).context is Context.PROMPT:
+            return None
+        text = controls(name).filler
+        ids = encoder.tokenize(text)
         if len(ids) != 1:
-            raise AlignITError(f"The filler '{filler(name)}' of '{name}' is {len(ids)} tokens: use a word that is one")
+            raise AlignITError(f"The filler '{text}' of '{name}' is {len(ids)} tokens: use a word that is one")
         return ids[0]
 
     return token

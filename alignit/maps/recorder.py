@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 
+from alignit.algorithm.attention import full_precision, halved_to, token_probabilities
 from alignit.algorithm.layers import Layers, Place, place_of
 from alignit.algorithm.rows import context_name
 from alignit.concepts.layer_names import layer_of
@@ -24,30 +24,6 @@ Rows = Sequence[MappedText | None]
 RowOrder = Callable[[Rows, int, Mapping[str, Any]], tuple[Rows, Rows]]
 """How a host splits a step's rows over calls of the UNet: from the rows still to come, a call's batch size and its
 keyword arguments, to the rows of the call, and those to come after it."""
-
-_CHUNK = 1 << 22  # probabilities that are computed at once: 16 MiB of them
-
-
-def token_probabilities(
-    queries: torch.Tensor, keys: torch.Tensor, heads: int, rows: torch.Tensor, chunk: int = _CHUNK
-) -> torch.Tensor:
-    """Return A of `alignit.maps` for some tokens, [rows, places], float32.
-
-    Args:
-        queries: What `to_q` returned for one picture, [places, heads * d].
-        keys: What `to_k` returned for it, [tokens, heads * d].
-        heads: The number of heads.
-        rows: The tokens, [rows].
-        chunk: How many probabilities, over heads, places and all tokens, are computed at once.
-    """
-    width = queries.shape[-1] // heads
-    by_head = keys.float().unflatten(-1, (heads, width)).permute(1, 2, 0)  # [heads, d, tokens]
-    length = max(1, chunk // (heads * keys.shape[0]))
-    maps = []
-    for part in queries.split(length):
-        logits = (part.float() / math.sqrt(width)).unflatten(-1, (heads, width)).transpose(0, 1) @ by_head
-        maps.append(logits.softmax(-1).mean(0)[:, rows].T)
-    return torch.cat(maps, dim=1)
 
 
 def in_order(rows: Rows, batch: int, _call: Mapping[str, Any]) -> tuple[Rows, Rows]:
@@ -196,7 +172,7 @@ class Recorder:
                 return
             queries, keys = (known[1], output) if index else (output, known[1])
             try:
-                with torch.no_grad(), _full_precision(output.device):
+                with torch.no_grad(), full_precision(output.device):
                     self._record(layer, place, queries, keys, int(attention.heads))
             except Exception as error:  # a map is no reason to lose the picture
                 self.error = error
@@ -251,19 +227,10 @@ def _repeats(context: Any, rows: list[int], tokens: int) -> bool:
 def _size_at(size: tuple[int, int], places: int) -> tuple[int, int] | None:
     """Return height and width of a layer's picture from the latent picture's and the number of places in it.
 
-    A UNet halves the picture and rounds up. Extensions that shrink it in another way keep its proportions.
+    Extensions that shrink it in another way than a UNet keep its proportions.
     """
-    height, width = size
-    while height * width > max(places, 1):
-        height, width = (height + 1) // 2, (width + 1) // 2
-    if height * width == places:
-        return height, width
+    known = halved_to(size, places)
+    if known is not None:
+        return known
     height = round(math.sqrt(places * size[0] / size[1]))
     return (height, places // height) if height and places % height == 0 else None
-
-
-def _full_precision(device: torch.device) -> AbstractContextManager[Any]:
-    try:
-        return torch.autocast(device.type, enabled=False)
-    except Exception:  # by the version of torch, another one where a kind of device has no autocast
-        return nullcontext()

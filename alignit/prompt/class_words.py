@@ -1,9 +1,9 @@
 """Class words: the ordinary word for what a concept is, and where a user may have said it.
 
 The panel and the API take a list, ``my-cat=cat, my-dog=golden retriever``; a word on its own is for every concept that
-the list does not name. Options may follow a word, ``my-cat=cat; 0.5``, with a meaning that is not known here. A word
-can be remembered with a concept: in the ``.json`` file beside it, which WebUIs keep for the user's own metadata, under
-the key ``class word``.
+the list does not name. Options may follow a word, ``my-cat=cat; 0.5``, with a meaning that is not known here. A comma
+that is part of a name has a backslash before it, ``x\\,y-cat=cat``. A word can be remembered with a concept: in the
+``.json`` file beside it, which WebUIs keep for the user's own metadata, under the key ``class word``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from alignit.prompt.syntax import class_word_error, name_key, with_options
 SIDECAR_KEY = "class word"
 
 # Where a list is cut into entries: at commas, and where `str.splitlines` cuts.
-_SEPARATOR = re.compile(r",|\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")
+_LINE_END = r"\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]"
+_SEPARATOR = re.compile(rf"(?P<escaped>\\[\\,])|,|{_LINE_END}")
 
 
 class ClassWordError(ValueError):
@@ -46,13 +47,15 @@ class ClassWords:
         self._by_name: dict[str, str | None] = {}
         self._options: dict[str, str] = {}
         self._default: str | None = None
-        for entry in (part.strip() for line in text.splitlines() for part in line.split(",")):
+        self._names: dict[str, None] = {}
+        for entry in (text[start:stop].strip() for start, stop in _entries(text)):
             if not entry:
                 continue
             name, separator, given = (part.strip() for part in entry.rpartition("="))
             if separator and not name:
                 raise ClassWordError(f"'{entry}' in the class words names no concept: write my-cat=cat")
-            word, options = with_options(given)
+            name = _unescaped(name)
+            word, options = with_options(_unescaped(given))
             try:
                 if check_options is not None:
                     check_options(options)
@@ -69,16 +72,27 @@ class ClassWords:
                         f"'{self._default}' and '{word}' in the class words both name no concept: write my-cat=cat"
                     )
                 self._default = word
-            elif (
+                continue
+            self._names[name] = None
+            if (
                 self._by_name.setdefault(name_key(name), word) != word
                 or self._options.setdefault(name_key(name), options) != options
             ):
                 raise ClassWordError(f"The class words give '{name}' twice: keep one of the entries")
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The concepts that the list names, as written."""
+        return tuple(self._names)
+
     def get(self, name: str) -> str | None:
         """Return the class word for a concept, or None."""
         word = self._by_name.get(name_key(name))
         return self._default if word is None else word
+
+    def gives(self, name: str) -> bool:
+        """Say whether the list gives a class word to this concept and not to all."""
+        return self._by_name.get(name_key(name)) is not None
 
     def options(self, name: str) -> str:
         """Return the options for a concept, as written."""
@@ -117,11 +131,12 @@ def place_in_list(text: str, name: str) -> EntryPlace:
         ClassWordError: The list is malformed, or the name cannot stand in one.
     """
     ClassWords(text)
-    if _SEPARATOR.search(name) or not name_key(name) or name != name.strip():
+    if re.search(_LINE_END, name) or not name_key(name) or name != name.strip():
         raise ClassWordError(f"'{name}' cannot stand in the list of class words: write <{name}=cat> in the prompt")
     entries = list(_entries(text))
     parts = [text[start:stop].rpartition("=") for start, stop in entries]
-    mine = [index for index, (given, sign, _) in enumerate(parts) if sign and name_key(given) == name_key(name)]
+    key = name_key(name)
+    mine = [index for index, (given, sign, _) in enumerate(parts) if sign and name_key(_unescaped(given)) == key]
     if len(mine) > 1:
         raise ClassWordError(f"The class words give '{name}' twice: keep one of the entries")
     for index in mine:
@@ -137,7 +152,7 @@ def place_in_list(text: str, name: str) -> EntryPlace:
         return EntryPlace(begin, end, "", start, stop if last else entries[index + 1][0])
     used = [stop for start, stop in entries if text[start:stop].strip()]
     end = len(text[: used[-1]].rstrip()) if used else 0
-    return EntryPlace(end, len(text), f"{', ' if used else ''}{name}=", 0, 0)
+    return EntryPlace(end, len(text), f"{', ' if used else ''}{_escaped(name)}=", 0, 0)
 
 
 def with_class_word(text: str, name: str, word: str) -> str:
@@ -156,14 +171,26 @@ def _entries(text: str) -> Iterator[tuple[int, int]]:
     """Yield where the entries of a list begin and end, without the separators, empty ones included."""
     start = 0
     for separator in _SEPARATOR.finditer(text):
+        if separator["escaped"]:
+            continue
         yield start, separator.start()
         start = separator.end()
     yield start, len(text)
 
 
+def _escaped(text: str) -> str:
+    """Write text so that no list is cut in it."""
+    # A single backslash is no escape but before a comma, so that a list made before there was one reads as it did.
+    return re.sub(r"\\(?=\\|,|$)|,", r"\\\g<0>", text)
+
+
+def _unescaped(text: str) -> str:
+    return re.sub(r"\\([\\,])", r"\1", text)
+
+
 def format_class_words(words: Mapping[str, str]) -> str:
     """Write class words by concept as a list that `ClassWords` reads."""
-    return ", ".join(f"{name}={word}" for name, word in words.items())
+    return ", ".join(f"{_escaped(name)}={_escaped(word)}" for name, word in words.items())
 
 
 def remembered(concept_file: str | os.PathLike[str]) -> str | None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from alignit.prompt.syntax import in_prompt
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -32,7 +34,12 @@ class Problem:
     @property
     def mend(self) -> str:
         """What to do about it, as an order in the middle of a sentence."""
-        return self._mend.format(**vars(self))
+        return self._mend.format(**vars(self), written=self.written)
+
+    @property
+    def written(self) -> str:
+        """How the name is written in a prompt."""
+        return in_prompt(self.name)
 
     def __str__(self) -> str:
         return f"{self.cause}: {self.mend}"
@@ -51,7 +58,7 @@ class NoClassWord(Problem):
     has_token: bool = True
     of_concept = True
     _cause = "'{name}' has no class word"
-    _mend = "write <{name}=cat> in the prompt"
+    _mend = "write <{written}=cat> in the prompt"
 
 
 @dataclass(frozen=True)
@@ -67,7 +74,7 @@ class BadClassWord(Problem):
     error: str
     of_concept = True
     _cause = "The class word '{word}' of '{name}' {error}"
-    _mend = "write one such as <{name}=cat>"
+    _mend = "write one such as <{written}=cat>"
 
 
 @dataclass(frozen=True)
@@ -81,6 +88,43 @@ class NoSuchConcept(Problem):
     text: str
     _cause = "There is no concept '{name}' (written {text})"
     _mend = "check its name"
+
+
+@dataclass(frozen=True)
+class OpenBrackets(Problem):
+    """The name in a mark has brackets, which mean emphasis to the host: it reads no mark there.
+
+    Attributes:
+        text: The mark as typed.
+    """
+
+    text: str
+    of_concept = True
+    _cause = "'{name}' has brackets (written {text}), which mean emphasis in a prompt"
+    _mend = "write <{written}=cat> in the prompt"
+
+
+@dataclass(frozen=True)
+class ListNamesNothing(Problem):
+    """A list of class words names concepts, and none of them is in the prompt, which has others without a class word.
+
+    Attributes:
+        others: What the list names.
+    """
+
+    others: tuple[str, ...]
+    _cause = "The class words name {quoted}, which is not in the prompt, and not '{name}', which is"
+    _mend = "write one entry for each concept, with a comma between them, my-cat=cat, my-toy=toy"
+
+    @property
+    def quoted(self) -> str:
+        """What the list names, to read."""
+        return " and ".join(f"'{other}'" for other in self.others[:3])
+
+    @property
+    def cause(self) -> str:
+        """See `Problem`."""
+        return self._cause.format(name=self.name, quoted=self.quoted)
 
 
 @dataclass(frozen=True)
@@ -116,7 +160,7 @@ class SharedClassWord(Problem):
     other: str
     word: str
     _cause = "'{word}' is the class word of both '{name}' and '{other}'"
-    _mend = "write <{name}={word}> or <{other}={word}>, and give the other one another word"
+    _mend = "write <{written}={word}> or <{other}={word}>, and give the other one another word"
 
 
 @dataclass(frozen=True)

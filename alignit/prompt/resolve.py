@@ -37,12 +37,13 @@ from alignit.prompt.suggestions import class_word_after
 from alignit.prompt.syntax import (
     Mark,
     class_word_error,
+    compared,
+    could_be_name,
     is_words,
     join_class_words,
     marks_at,
     name_key,
     name_pattern,
-    spaced,
     split,
 )
 
@@ -224,6 +225,10 @@ class Resolver(Generic[T]):
         for name in self._shelf.unfit_in(text):
             self._tell(ForAnotherModel(name))
 
+    def marks(self, name: str) -> bool:
+        """Say whether the texts give a concept its class word."""
+        return name_key(name) in self._in_prompt
+
     def options(self, name: str) -> str:
         """Return the options that the texts give a concept, as written."""
         return self._options.get(name_key(name), "")
@@ -259,7 +264,7 @@ class Resolver(Generic[T]):
         """Return what a mark means: a concept that is aligned, one that cannot be, or None: it is text."""
         candidate = self._shelf.find(mark.name)
         if candidate is None:
-            return self._unknown(mark) if mark.class_word is not None else None
+            return self._unknown(mark) if mark.class_word is not None and could_be_name(mark.name) else None
         mention = self.mention(candidate, mark.class_word)
         if mention is None:
             return PlainMention(candidate) if mark.class_word is not None and candidate.has_token else None
@@ -284,7 +289,7 @@ class Resolver(Generic[T]):
         """Return what a mark means where nothing is aligned, or None: it is text."""
         candidate = self._shelf.find(mark.name)
         if candidate is None:
-            if mark.class_word is not None:
+            if mark.class_word is not None and could_be_name(mark.name):
                 self._tell(NoSuchConcept(mark.name, mark.text))
             return None
         if candidate.has_token:
@@ -349,7 +354,7 @@ class Resolver(Generic[T]):
         words = self._by_words()
         if words:
             # The name of a concept can hold a class word: my cat.pt.
-            names |= {name: "" for name in self._shelf.other_names_in(text) if spaced(name) not in words}
+            names |= {name: "" for name in self._shelf.other_names_in(text) if compared(name) not in words}
             names |= {word: candidate.name for word, candidate in words.items()}
         return names
 
@@ -360,10 +365,10 @@ class Resolver(Generic[T]):
             words = candidate.words or self.class_word(candidate)[0]
             if words is None or class_word_error(words) is not None:
                 continue
-            other = found.get(spaced(words))
+            other = found.get(compared(words))
             if other is not None and self._stands(words):
                 self._tell(SharedClassWord(other.name, candidate.name, words))
-            found[spaced(words)] = candidate
+            found[compared(words)] = candidate
         return found
 
     def _stands(self, words: str) -> bool:

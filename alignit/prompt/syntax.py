@@ -9,13 +9,33 @@ emphasis and prompt editing need round or square brackets; ``AND`` and ``BREAK``
 from __future__ import annotations
 
 import re
+import string
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 # A name may itself be in angle brackets, as the token of a diffusers embedding is: <<new1>=cat>.
 _MARK = re.compile(r"<(?P<name><[^<>=:]+>|[^<>=:]+)(?:=(?P<class_word>[^<>]*))?>")
 
+# In emoticons: a name ends with the space before "=D", and begins with "<3".
+_MOUTH = re.compile(r"(?:([A-Za-z])\1*|[\W\d_])(?!\w)")
+_SIGNS = {*string.punctuation, *string.whitespace}
+_HEART = re.compile(r"/?3+(?![\w-])")
+
 _WORDS = re.compile(r"[^\W\d_]+(?:[ '][^\W\d_]+)*")
+
+_ESCAPE = re.compile(r"\\(\\?)")
+_BRACKETS = re.compile(r"[()\[\]]")
+
+# What the text encoders' tokenizers take for the same, beside letters that are composed or not and are large or small.
+_WIDE = (0x3000, *range(0xFF01, 0xFFF0))
+_LIGATURES = (0x132, 0x133, *range(0x1C4, 0x1CD), *range(0x1F1, 0x1F4), *range(0xFB00, 0xFB05), 0xFB06)
+_SAME = {code: unicodedata.normalize("NFKC", chr(code)) for code in (*_WIDE, *_LIGATURES)}
+_SAME |= dict.fromkeys((0x2BC, *range(0x2018, 0x201C)), "'") | dict.fromkeys(range(0x201C, 0x2020), '"')
+_FORMS: dict[str, list[str]] = {}
+for _code, _text in _SAME.items():
+    _FORMS.setdefault(_text.lower(), []).append(chr(_code))
 
 # What a class word cannot hold. The page checks with it too, so it is written in what Python and JavaScript share.
 FORBIDDEN = re.compile(r"[()\[\]{}<>|:;\\=,]|\b(?:AND|BREAK)\b")
@@ -53,38 +73,96 @@ def split(text: str) -> Iterator[str | Mark]:
     """Yield the parts of a prompt in order: plain text as strings, what stands in angle brackets as marks.
 
     Joining the strings and the marks' ``text`` gives the prompt back. A WebUI's extra networks (``<lora:x:1>``)
-    hold a colon and stay text.
+    hold a colon and stay text, and so do emoticons and whatever else has no name, or nothing that could be a class
+    word.
     """
-    end = 0
-    for match in _MARK.finditer(text):
+    end = position = 0
+    while match := _MARK.search(text, position):
+        if not _could_be_mark(match["name"], match["class_word"]):
+            position = match.start() + 1
+            continue
         if match.start() > end:
             yield text[end : match.start()]
         class_word, options = (None, "") if match["class_word"] is None else with_options(match["class_word"])
         yield Mark(match["name"].strip(), class_word, match[0], options=options)
-        end = match.end()
+        end = position = match.end()
     if end < len(text):
         yield text[end:]
 
 
+def _could_be_mark(name: str, given: str | None) -> bool:
+    """Say whether this is a concept in angle brackets; else it is text, such as ``>_<, =_=, :>`` or ``2 < 3 > 1``."""
+    if re.search(r"\w", name) is None or re.match(r"\s*[,!]|.*[,!]\s*$", name, re.DOTALL):
+        return False
+    if given is None:
+        return not name[0].isspace() and not name[-1].isspace()
+    if name[-1].isspace() and _MOUTH.match(given):
+        return False
+    word = given.partition(";")[0].strip()
+    return not word or not set(word) <= _SIGNS
+
+
+def could_be_name(name: str) -> bool:
+    """Say whether what stands as a name in a mark, and names no concept at hand, could name one that is missing."""
+    return _HEART.match(name) is None and ", " not in name
+
+
+def compared(text: str) -> str:
+    """Return what text is compared by: two that are the same to a text encoder's tokenizer are the same here.
+
+    Letters are composed (NFC: a file's name from macOS is not) and small, quotation marks straight, wide characters
+    narrow, ligatures letters, and space between words is one; and the backslashes are out with which a prompt has
+    brackets as text, ``\\(``.
+    """
+    return _name_compared(text) if len(text) < 200 else _compared(text)
+
+
+def _compared(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFC", _ESCAPE.sub(r"\1", text).translate(_SAME)).lower().split())
+
+
+_name_compared = lru_cache(maxsize=2**14)(_compared)  # a collection's thousands of names, again and again
+
+
 def name_key(name: str) -> str:
-    """Return what a concept's name is compared by: its text, without regard to case, with angle brackets or without."""
-    return name.strip().strip("<>").lower()
+    """Return what a concept's name is compared by: see `compared`; with angle brackets or without."""
+    return compared(name).strip("<>")
+
+
+def in_prompt(name: str) -> str:
+    """Return how a name is written in a prompt whose brackets mean emphasis."""
+    return re.sub(r"[()\[\]\\]", r"\\\g<0>", name)
+
+
+def has_open_brackets(name: str) -> bool:
+    """Say whether a name, as written in a prompt, has brackets that mean emphasis there."""
+    return _BRACKETS.search(re.sub(r"\\.", "", name)) is not None
 
 
 def is_words(name: str) -> bool:
     """Say whether a name can be ordinary words; else it is the name of a concept."""
-    return _WORDS.fullmatch(name) is not None
+    return _WORDS.fullmatch(unicodedata.normalize("NFC", name)) is not None
 
 
 def name_pattern(name: str) -> re.Pattern[str]:
-    """Return a pattern that finds a name, of one word or several, in a prompt where it stands alone."""
-    words = r"\s+".join(map(re.escape, name.split()))
-    return re.compile(rf"(?<![\w-]){words}(?![\w-])", re.IGNORECASE)
+    """Return a pattern that finds a name, of one word or several, in a prompt where it stands alone.
+
+    It finds all spellings that are compared as the same, but for ligatures.
+    """
+    return re.compile(rf"(?<![\w-]){spellings(name)}(?![\w\u0300-\u036f-])", re.IGNORECASE)
 
 
-def spaced(text: str) -> str:
-    """Return what text of several words is compared by: without regard to case, and to how much space is between."""
-    return " ".join(text.lower().split())
+def spellings(text: str) -> str:
+    """Return a pattern for text and what is compared as the same, but for ligatures; without regard to case."""
+    return r"\s+".join("".join(map(_spellings, word)) for word in compared(text).split())
+
+
+@lru_cache(maxsize=2**12)
+def _spellings(character: str) -> str:
+    forms = dict.fromkeys((character, unicodedata.normalize("NFD", character), *_FORMS.get(character, ())))
+    pattern = "|".join(map(re.escape, forms))
+    pattern = f"(?:{pattern})" if len(forms) > 1 else pattern
+    return pattern if character.isalnum() else rf"\\?{pattern}"
 
 
 def marks_at(text: str, names: Mapping[str, str]) -> Iterator[str | Mark]:
@@ -97,10 +175,10 @@ def marks_at(text: str, names: Mapping[str, str]) -> Iterator[str | Mark]:
     if not names:
         yield text
         return
-    concepts = {spaced(name): concept for name, concept in names.items()}
+    concepts = {compared(name): concept for name, concept in names.items()}
     pattern = "|".join(name_pattern(name).pattern for name in sorted(names, key=len, reverse=True))
     for index, piece in enumerate(re.split(f"({pattern})", text, flags=re.IGNORECASE)):
-        concept = concepts[spaced(piece)] if index % 2 else ""
+        concept = concepts[compared(piece)] if index % 2 else ""
         if piece:
             yield Mark(concept, None, piece) if concept else piece
 

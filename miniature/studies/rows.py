@@ -72,6 +72,10 @@ RULES: dict[str, Rule] = {
     ALONE: lambda at: (START + at.words + at.padding, []),
 }
 
+# What AlignIT itself can be asked for (see docs/controls.md), in place of what is put together here; for two concepts.
+WITH_OPTIONS = CONCEPTS[:2]
+OPTIONS = ("reach difference", "reach difference 0.5", "context prompt", "context prompt; reach difference")
+
 
 @dataclass(frozen=True)
 class Mixture:
@@ -115,9 +119,13 @@ def study(bench: Bench, count: int) -> Page:
         for method in METHODS:
             subject = Subject(load_concept(concept_file(CONCEPTS_FOLDER, spec, method)), spec.look.kind)
             for name, mixture in ways(bench, subject, around).items():
-                mean = score_each(bench.read(pictures(bench, subject, mixture, seeds)), around, spec.look)
-                found[method][name][spec.name] = mean
-                print(f"{spec.name}, {method}, {name}: {mean.text:.2f}, {mean.image:.2f}", file=sys.stderr, flush=True)
+                shown = bench.read(pictures(bench, subject, mixture, seeds))
+                _note(found[method], name, spec.name, score_each(shown, around, spec.look))
+            aligned = bench.aligned(subject.concept)
+            marked = [where.around(subject.mark) for where in around]
+            for options in OPTIONS if spec in WITH_OPTIONS else ():
+                shown = bench.read(bench.pictures(marked, seeds, aligned, concept_controls=options))
+                _note(found[method], asked(options), spec.name, score_each(shown, around, spec.look))
     numbers = {
         method: {
             name: {concept: [one.text, one.image] for concept, one in scores.items()}
@@ -126,6 +134,16 @@ def study(bench: Bench, count: int) -> Page:
         for method, of_method in found.items()
     }
     return Page("rows", _text(found, count), {"pictures": count, "text, image": numbers})
+
+
+def asked(options: str) -> str:
+    """Return the name of the line of AlignIT with options."""
+    return f"AlignIT with `{options}`"
+
+
+def _note(found: dict[str, dict[str, Scores]], name: str, concept: str, mean: Scores) -> None:
+    found[name][concept] = mean
+    print(f"{concept}, {name}: {mean.text:.2f}, {mean.image:.2f}", file=sys.stderr, flush=True)
 
 
 def ways(bench: Bench, subject: Subject, around: Sequence[Surroundings]) -> dict[str, Mixture]:
@@ -174,17 +192,28 @@ def _customised(unet: Any, change: Change, marks: torch.Tensor) -> Iterator[None
         yield
 
 
-def _table(of_method: Found) -> str:
-    names = [spec.name for spec in CONCEPTS]
+def _table(of_method: Found, head: str, lines: Sequence[str], names: Sequence[str]) -> str:
     rows = []
-    for rule, scores in of_method.items():
-        text, image = (sum(getattr(one, key) for one in scores.values()) / len(scores) for key in ("text", "image"))
-        rows.append([rule, percent(text), percent(image), *(percent(scores[name].image) for name in names)])
-    return table(["rows of the customised conditioning", "text alignment", "image alignment", *names], rows)
+    for line in lines:
+        scores = [of_method[line][name] for name in names]
+        text, image = (sum(getattr(one, key) for one in scores) / len(scores) for key in ("text", "image"))
+        rows.append([line, percent(text), percent(image), *(percent(one.image) for one in scores)])
+    return table([head, "text alignment", "image alignment", *names], rows)
+
+
+def _tables(of_method: Found) -> str:
+    of_all, of_some = ([spec.name for spec in specs] for specs in (CONCEPTS, WITH_OPTIONS))
+    lines = [ALIGNIT, *map(asked, OPTIONS), ALONE]
+    return "\n\n".join(
+        [
+            _table(of_method, "rows of the customised conditioning", list(RULES), of_all),
+            _table(of_method, "the same, and AlignIT with options", lines, of_some),
+        ]
+    )
 
 
 def _text(found: dict[str, Found], count: int) -> str:
-    tables = "\n\n".join(f"## {TITLES[method]}\n\n{_table(of_method)}" for method, of_method in found.items())
+    tables = "\n\n".join(f"## {TITLES[method]}\n\n{_tables(of_method)}" for method, of_method in found.items())
     return f"""# Which rows carry a concept, on the miniature
 
 AlignIT puts a concept in at its class word's rows. But the concept's token, or CatVersion's changed encoder, changes
@@ -193,9 +222,15 @@ values of all rows; and nothing in training says in which rows the concept has t
 conditioning stand in the base prompt's, with their customised keys and values, and the others are the base model's:
 {count} pictures for each concept and line. Text alignment is the share of background, companion and accessory that are
 right, image alignment that of pictures with the concept's class, colours and pattern all right, the last columns by
-concept. With Custom Diffusion, the last line has its weights in the negative prompt as well, as the method itself does.
+concept. With Custom Diffusion, the method alone has its weights in the negative prompt as well, as it has them itself.
+A second table has AlignIT with [options](../controls.md#beyond-the-concepts-own-rows), for {len(WITH_OPTIONS)} of the
+concepts.
 
 {tables}
+
+This model cannot say what the options cost in Stable Diffusion: its text encoder was trained with the UNet, half of the
+captions word by word, so that a concept costs the prompt nothing. Stable Diffusion's is CLIP, trained beforehand and
+frozen.
 
 The concepts are those that ship with the miniature.
 

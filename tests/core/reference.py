@@ -8,6 +8,7 @@ both prompts, and overwritten at an index.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 from transformers import CLIPTextConfig, CLIPTextModel
@@ -199,4 +200,55 @@ def generate_by_index(
                 if "v" in parts:
                     values[i] = values[i] + strength * (dummy_values[i] - values[i])
         x = x + attention.attend(x, keys[None], values[None])
+    return unet.leave(x)
+
+
+@dataclass
+class Concept:
+    """What one concept does in `generate_with`.
+
+    Attributes:
+        dummy: Conditioning of its dummy prompt [tokens, width].
+        indices: Where its keys and values are injected.
+        reached: Other rows at which it adds ``factor`` times the difference of two prompts' keys and values.
+        plus: Conditioning of the prompt whose keys and values it adds, of the customised model.
+        minus: Conditioning of that whose it takes away, of the base model.
+        factor: See ``reached``.
+        strength, customised, parts, blocks: As in `generate_by_index`.
+    """
+
+    dummy: torch.Tensor
+    indices: list[int]
+    reached: list[int] = field(default_factory=list)
+    plus: torch.Tensor | None = None
+    minus: torch.Tensor | None = None
+    factor: float = 1.0
+    strength: float = 1.0
+    customised: dict[str, torch.Tensor] | None = None
+    parts: str = "kv"
+    blocks: Sequence[int] = ATTENTION_BLOCKS
+
+
+def generate_with(
+    unet: UNet, x: torch.Tensor, timesteps: torch.Tensor, base: torch.Tensor, concepts: list[Concept]
+) -> torch.Tensor:
+    """`generate_by_index` for concepts of all kinds, which can add to keys and values at rows beyond their own."""
+    for number, enter, attention in zip(ATTENTION_BLOCKS, unet.enter, unet.attentions, strict=True):
+        x = torch.tanh(enter(x) + timesteps[:, None, None])
+        made = []
+        for part, weight in (("k", attention.to_k.weight), ("v", attention.to_v.weight)):
+            of_base = base @ weight.T
+            result = of_base.clone()
+            for concept in concepts:
+                if part not in concept.parts or number not in concept.blocks:
+                    continue
+                name = f"model.diffusion_model.input_blocks.{number}.1.transformer_blocks.0.attn2.to_{part}.weight"
+                changed = (concept.customised or {}).get(name, weight)
+                for i in concept.indices:
+                    result[i] += concept.strength * (changed @ concept.dummy[i] - of_base[i])
+                for i in concept.reached:
+                    difference = changed @ concept.plus[i] - weight @ concept.minus[i]
+                    result[i] += concept.strength * concept.factor * difference
+            made.append(result[None])
+        x = x + attention.attend(x, *made)
     return unet.leave(x)

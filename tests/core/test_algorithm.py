@@ -130,9 +130,9 @@ def test_rows_of_other_tokens_are_the_base_models(parts: list) -> None:
     before = base.clone()
     spliced, (placed,) = splice(base, [[target]], star, encode_chunk)
     assert torch.equal(base, before)
-    untouched = [row for row in range(reference.LENGTH) if row not in placed]
+    untouched = [row for row in range(reference.LENGTH) if row not in placed.rows]
     assert torch.equal(spliced[0, untouched], base[0, untouched])
-    assert sorted(placed) == sorted(index for _, indices in by_index(parts)[1] for index in indices)
+    assert sorted(placed.rows) == sorted(index for _, indices in by_index(parts)[1] for index in indices)
 
 
 @settings(deadline=None)
@@ -158,7 +158,7 @@ def test_a_prompt_of_several_chunks_is_spliced_in_each() -> None:
     first, second = target_chunk([1, ("<one>", [9])]), target_chunk([("<three>", [9, 10]), 4])
     base = torch.stack([encode_chunk(base_chunk(chunk)) for chunk in (first, second)]).flatten(0, 1)[None]
     spliced, (placed,) = splice(base, [[first, second]], star, encode_chunk)
-    assert placed == {2: "<one>", 78: "<three>", 79: "<three>", 80: "<three>"}
+    assert placed.rows == {2: "<one>", 78: "<three>", 79: "<three>", 80: "<three>"}
     dummy = reference.encode(ENCODER, reference.padded([*IDS["<three>"], FILLER]))
     torch.testing.assert_close(spliced[0, 78:81], dummy[1:4], rtol=1e-4, atol=1e-4)
 

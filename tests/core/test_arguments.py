@@ -99,10 +99,12 @@ def test_arguments_have_their_places_for_good() -> None:
 
 def test_axes() -> None:
     axes = {axis.label: axis for axis in Arguments.axes()}
-    assert list(axes) == ["On or off", "Class words", "Strength", "Steps", "Layers", "Controls"]
+    labels = ["On or off", "Class words", "Strength", "Steps", "Layers", "Others", "Context", "Reach", "Controls"]
+    assert list(axes) == labels
     assert axes["On or off"].choices == ("on", "off")
     assert axes["On or off"].values("Off") == {"enabled": False}
     assert axes["Layers"].values("down mid") == {"controls": "layers down mid"}
+    assert axes["Others"].values("masked 0.5") == {"controls": "others masked 0.5"}
     assert axes["Steps"].values("0-.5") == {"start": 0, "end": 0.5}
     # Where the panel's controls name the same, the axis counts.
     assert axes["Strength"].option(**axes["Strength"].values(0.5)) == "strength 0.5"

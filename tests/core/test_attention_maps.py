@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from alignit.algorithm.attention import token_probabilities
 from alignit.algorithm.layers import Layers
 from alignit.maps.pictures import overlay, sheet
-from alignit.maps.recorder import Recorder, token_probabilities
+from alignit.maps.recorder import Recorder
 from alignit.maps.result import MappedText, MappedToken, MappedWord, NoMapError, newest_within
 from alignit.maps.words import MAX_TOKENS
 from tests.bilinear import enlarged

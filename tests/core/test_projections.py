@@ -328,12 +328,16 @@ def test_custom_diffusion_itself_is_computed_once_while_its_input_stays(applied)
     x, t = inputs()
     with torch.no_grad(), for_every_token([Change(full(weights))]) as hooks:
         hooks.step(UNET)
-        for count, context in enumerate([first, second, first], start=1):
+        for count, context in ((1, first), (2, second), (2, first)):  # both come in this step
             for given in (context, context.clone(), context):
                 torch.testing.assert_close(
                     UNET(x, t, context=given), changed(x, t, context=context), rtol=1e-4, atol=1e-4
                 )
             assert sorted(applied.values()) == [count] * 6
+        for context in (second, second, second, first):  # the other one is forgotten after a step without it
+            hooks.step(UNET)
+            UNET(x, t, context=context)
+        assert sorted(applied.values()) == [3] * 6
         first += 1  # by an extension, in the tensor that the last call was given
         torch.testing.assert_close(UNET(x, t, context=first), changed(x, t, context=first), rtol=1e-4, atol=1e-4)
 

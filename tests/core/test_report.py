@@ -66,6 +66,9 @@ def test_prompts_names_and_what_stands_in_marks_are_left_out() -> None:
     assert hidden("my-cat, tabby, <new1> and cats reached it") == "…, …, … and cats reached it"
     assert hidden("in 'a <my-cat=tabby; 0.5> in snow'") == "in '…'"
     assert hidden("") == ""
+    named = without_words(["my-cat (1)", "cre\u0300me", r"a\b \(c\)"])
+    assert named("'my-cat \\(1\\)', my-cat (1), cr\u00e8me") == "'…', …, …"
+    assert named(r"a\b \(c\), and") == "…, and"
     assert without_words([""])("as it is") == "as it is"
 
 

@@ -235,6 +235,43 @@ def test_what_is_in_the_way_is_told(text: str, told: list[Problem]) -> None:
     assert case.told == told
 
 
+@pytest.mark.parametrize(
+    "text", ["my-cat, >_<, =_=, :>", "i <3 my-cat =D >:)", "<3 cats=cat> my-cat", "<3, a=D big> my-cat"]
+)
+@pytest.mark.parametrize("align", [True, False])
+def test_emoticons_are_text_and_nothing_is_said_of_them(text: str, align: bool) -> None:
+    case = Case(CAT, NEW, words={"my-cat": "cat"})
+    before, after = text.split("my-cat", 1)
+    found = case.parts(text, align=align)
+    (at,) = (index for index, part in enumerate(found) if not isinstance(part, str))
+    assert found[at].name == "my-cat"
+    assert ("".join(found[:at]), "".join(found[at + 1 :])) == (before, after)
+    assert case.told == []
+
+
+PARENTHESES = Candidate("my-cat (1)", "embedding")
+
+
+@pytest.mark.parametrize("form", [r"my-cat \(1\)", "my-cat (1)", r"My-Cat  \(1\)"])
+def test_names_with_brackets_are_found_with_backslashes_and_without(form: str) -> None:
+    case = Case(CAT, PARENTHESES)
+    assert case.mentions(f"{form}, a <{form}=cat; keys>") == [("my-cat (1)", "cat", "")] * 2
+    assert case.resolver.options("my-cat (1)") == "keys"
+    assert case.told == []
+    alone = Case(CAT, PARENTHESES)
+    alone.parts(form)
+    assert [f"{problem}" for problem in alone.told] == [
+        r"'my-cat (1)' has no class word: write <my-cat \(1\)=cat> in the prompt"
+    ]
+
+
+def test_names_that_are_composed_otherwise_are_the_same() -> None:
+    case = Case(Candidate("cre\u0300me-chat", "embedding"))
+    text = "cr\u00e8me-chat, <cr\u00e8me-chat=cat>, cre\u0300me-chat"
+    assert case.mentions(text) == [("cre\u0300me-chat", "cat", "")] * 3
+    assert case.told == []
+
+
 def test_two_concepts_without_a_token_and_one_class_word() -> None:
     other = Candidate("grizzly", "another adapter", has_token=False, class_words=("bear",))
     case = Case(BEAR, other)

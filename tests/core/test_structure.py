@@ -25,7 +25,7 @@ ARROWS: Mapping[str, frozenset[str]] = {
         "alignit.maps": "alignit alignit.patches alignit.prompt alignit.concepts alignit.algorithm",
         "alignit.diffusers": ("alignit alignit.patches alignit.prompt alignit.concepts alignit.algorithm alignit.maps"),
         "alignit.webui": "alignit",
-        "alignit.webui.host": "alignit alignit.patches",
+        "alignit.webui.host": "alignit alignit.patches alignit.concepts",
         "alignit.webui.settings": "alignit.webui.host",
         "alignit.webui.networks": (
             "alignit alignit.patches alignit.prompt alignit.concepts alignit.algorithm "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 
 import pytest
 from hypothesis import given
@@ -18,7 +19,15 @@ from alignit.prompt.class_words import (
     remembered,
     with_class_word,
 )
-from alignit.prompt.syntax import Mark, class_word_error, split, without_class_words
+from alignit.prompt.syntax import (
+    Mark,
+    class_word_error,
+    marks_at,
+    name_key,
+    name_pattern,
+    split,
+    without_class_words,
+)
 
 
 @given(st.text(alphabet="<>=: ab,([|])\n", max_size=40))
@@ -37,7 +46,8 @@ def test_the_parts_of_a_prompt_make_the_prompt(text: str) -> None:
         ("<<new1>=cat>", [("<new1>", "cat")]),
         ("<my-cat=>", [("my-cat", "")]),
         ("<lora:x:1> <hypernet:y> <delta:z:0.5>", []),
-        ("1 < 2 and a > b", [("2 and a", None)]),
+        ("1 < 2 and a > b", []),
+        (r"<my-cat \(1\)=cat; 0.5>", [(r"my-cat \(1\)", "cat")]),
         ("no marks = none", []),
         ("<<<===>>>", []),
     ],
@@ -93,6 +103,122 @@ def test_a_written_list_is_read_back(words: dict[str, str]) -> None:
     assert {name: read.get(name) for name in words} == words
 
 
+hard_names = st.text(alphabet="ab,\\\\ ()=;.'\u00e8e\u0300", min_size=1).map(str.strip).filter(name_key)
+
+
+@given(
+    st.dictionaries(
+        hard_names,
+        names.map(lambda word: " ".join(word.split())),  # spaces of any number are one in a class word
+        max_size=4,
+    ).filter(lambda words: len({*map(name_key, words)}) == len(words))
+)
+def test_a_written_list_is_read_back_whatever_its_names_hold(words: dict[str, str]) -> None:
+    read = ClassWords(format_class_words(words))
+    assert {name: read.get(name) for name in words} == words
+    text = ""
+    for name, word in words.items():
+        text = with_class_word(text, name, word)
+    assert text == format_class_words(words)
+
+
+def test_options_with_commas_stay_in_their_entry() -> None:
+    read = ClassWords(format_class_words({"my-cat": "cat; layers down, mid", "my-toy": "toy"}))
+    assert (read.get("my-cat"), read.options("my-cat"), read.get("my-toy")) == ("cat", "layers down, mid", "toy")
+
+
+def test_a_list_of_before_commas_could_be_in_names_reads_as_it_did() -> None:
+    read = ClassWords(r"C:\cats=cat, my-cat \(1\)=dog; keys")
+    assert read.names == (r"C:\cats", r"my-cat \(1\)")
+    assert (read.get(r"C:\cats"), read.get("my-cat (1)"), read.options("my-cat (1)")) == ("cat", "dog", "keys")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("cr\u00e8me-chat", "CRE\u0300ME-chat"),
+        ("\ud55c\uad6d", unicodedata.normalize("NFD", "\ud55c\uad6d")),
+        ("my-cat (1)", r"My-Cat \(1\)"),
+        ("cat[2]", r"cat\[2\]"),
+        ("d'oh", "d\u2019oh"),
+        ("\uff4d\uff59-cat", "my-cat"),
+        ("file", "\ufb01le"),
+        ("<new1>", "new1"),
+    ],
+)
+def test_names_that_are_the_same_to_a_tokenizer(one: str, other: str) -> None:
+    assert name_key(one) == name_key(other)
+    if "\ufb01" not in other and "<" not in one:
+        for name, text in ((one, other), (other, one)):
+            found = [part for part in marks_at(f"a {text}, b", {name: name}) if isinstance(part, Mark)]
+            assert found == [Mark(name, None, text)]
+    assert not name_pattern("cafe").search("a cafe\u0301")
+
+
+def test_names_of_other_letters_are_others() -> None:
+    assert (
+        len({*map(name_key, ("creme", "cr\u00e8me", "cr\u00e9me", "my cat", "my-cat", "my-cat (1)", "my-cat 1"))}) == 7
+    )
+
+
+TAGS = [
+    "my-cat, >_<, =_=, :>",
+    "i <3 my-cat =D >:)",
+    ">_< my-cat >_<",
+    "<_< =3 >_>",
+    "^_^ >:( :< =w= :>",
+    "a < b, c > d",
+    "<3 dogs =) and cats :>",
+    ":< cats =DD dogs :>",
+    "<= 3 >=",
+    "->_<-",
+    "<!-- my-cat -->",
+    "<, my-cat =D, x>",
+]
+
+
+@pytest.mark.parametrize("text", TAGS)
+def test_emoticons_and_tags_are_text(text: str) -> None:
+    assert without_class_words(text, lambda mark: mark.class_word) == text
+    assert not [part for part in split(text) if isinstance(part, Mark) and part.class_word is not None]
+
+
+emoticons = st.lists(
+    st.sampled_from(
+        [":<", ":>", "<3", "</3", ">_<", "=_=", "=D", "=)", "=3", ">:)", "<_<", "^^", "=w=", "my-cat", ", "]
+    ),
+    max_size=8,
+)
+
+
+@given(emoticons, st.sampled_from([" ", "  ", ", "]))
+def test_texts_without_a_mark_are_returned_unchanged(words: list[str], between: str) -> None:
+    text = between.join(words)
+    assert without_class_words(text, lambda mark: mark.class_word) == text
+
+
+@given(
+    emoticons, emoticons, st.sampled_from(["<my-cat=cat>", r"<my-cat \(1\)=big cat; 0.5>", "<<new1>=cat>", "<new1>"])
+)
+def test_a_mark_is_found_in_all_surroundings(before: list[str], after: list[str], mark: str) -> None:
+    text = f"{' '.join(before)} {mark} {' '.join(after)}"
+    assert mark in [part.text for part in split(text) if isinstance(part, Mark)]
+
+
+@given(st.text(alphabet="<>=:;,_3D() a\n", max_size=30))
+def test_a_mark_has_a_name_and_what_could_be_a_class_word(text: str) -> None:
+    for part in split(text):
+        if isinstance(part, Mark):
+            assert any(character.isalnum() or character == "_" for character in part.name)
+            if part.class_word:
+                assert any(character.isalnum() for character in part.class_word)
+
+
+@pytest.mark.parametrize("word", ["cat", "\u732b", "\U0001f431", "d'oh", "\x01", "a (big) cat", ""])
+def test_what_could_be_a_class_word_is_in_a_mark(word: str) -> None:
+    assert list(split(f"<my-cat={word}>")) == [Mark("my-cat", word, f"<my-cat={word}>")]
+
+
 @pytest.mark.parametrize(
     ("text", "name", "word", "wanted"),
     [
@@ -112,6 +238,11 @@ def test_a_written_list_is_read_back(words: dict[str, str]) -> None:
         ("a=b, my-cat=dog", "my-cat", "", "a=b"),
         ("a=b, my-cat=dog; keys", "my-cat", "", "a=b, my-cat=; keys"),
         ("a=b", "my-cat", "", "a=b"),
+        ("a=b", "cat, white", "cat", r"a=b, cat\, white=cat"),
+        (r"cat\, white=dog, a=b", "cat, white", "cat", r"cat\, white=cat, a=b"),
+        (r"cat\, white=dog, a=b", "Cat, white", "", " a=b"),
+        ("my-cat (1)=dog", r"my-cat \(1\)", "cat", "my-cat (1)=cat"),
+        ("cre\u0300me=dog", "crème", "cat", "cre\u0300me=cat"),
     ],
 )
 def test_a_class_word_put_into_a_list(text: str, name: str, word: str, wanted: str) -> None:
@@ -140,7 +271,6 @@ def test_a_class_word_put_into_a_list_changes_no_other(
     ("text", "name", "word", "said"),
     [
         ("a=", "my-cat", "cat", "'a='"),
-        ("", "cat, white", "cat", "write <cat, white=cat> in the prompt"),
         ("", "a\nb", "cat", "cannot stand in the list"),
         ("", "<>", "cat", "cannot stand in the list"),
         ("", "my-cat", "a|b", "contains '|'"),

@@ -30,6 +30,9 @@ class Injection:
         prompt: Which prompt of the batch.
         weights: Customised weights by the path of the module in diffusers' UNet; default: the base model's.
         prefixes: CatVersion's keys and values by the number of the text encoder's layer.
+        minus: Another prompt, as words, of the base model. With it the rows are not overwritten: they get ``factor``
+            times what its keys and values differ by from the dummy prompt's, and several injections add up.
+        factor: See ``minus``.
     """
 
     dummy: str
@@ -37,6 +40,8 @@ class Injection:
     prompt: int = 0
     weights: dict[str, torch.Tensor] | None = None
     prefixes: dict[int, tuple[torch.Tensor, torch.Tensor]] | None = None
+    minus: str | None = None
+    factor: float = 1.0
 
 
 def encoders(pipe: Any) -> list[tuple[str, Any, Any]]:
@@ -102,11 +107,16 @@ class Overwriting:
     def __call__(self, attn: Any, hidden_states: Any, encoder_hidden_states: Any, **_: Any) -> torch.Tensor:
         keys = encoder_hidden_states @ attn.to_k.weight.T
         values = encoder_hidden_states @ attn.to_v.weight.T
-        for batch_rows, injection, dummy in self._plan.now():
+        for batch_rows, injection, dummy, minus in self._plan.now():
             weights = injection.weights or {}
             new_keys = dummy @ weights.get(f"{self._name}.to_k", attn.to_k.weight).T
             new_values = dummy @ weights.get(f"{self._name}.to_v", attn.to_v.weight).T
-            for b in batch_rows:
+            for b in batch_rows if minus is not None else []:
+                for i in injection.rows:
+                    factor = self._plan.strength * injection.factor
+                    keys[b, i] += factor * (new_keys[i] - minus[i] @ attn.to_k.weight.T)
+                    values[b, i] += factor * (new_values[i] - minus[i] @ attn.to_v.weight.T)
+            for b in batch_rows if minus is None else []:
                 for i in injection.rows:
                     keys[b, i] += self._plan.strength * (new_keys[i] - keys[b, i])
                     values[b, i] += self._plan.strength * (new_values[i] - values[b, i])
@@ -132,11 +142,11 @@ class Plan:
         self._step += 1
         self._batch = len(kwargs["encoder_hidden_states"])
 
-    def now(self) -> list[tuple[range, Injection, torch.Tensor]]:
+    def now(self) -> list[tuple[range, Injection, torch.Tensor, torch.Tensor | None]]:
         if not self._steps[0] <= self._step < self._steps[1]:
             return []
         # The rows of the prompts are the last; with guidance, as many of the negative prompts come before.
-        prompts = 1 + max(injection.prompt for injection, _ in self._injections)
+        prompts = 1 + max(injection.prompt for injection, _, _ in self._injections)
         total = self._batch // 2 if self._batch >= 2 * prompts * self._images else self._batch
         first = self._batch - total
         return [
@@ -144,8 +154,9 @@ class Plan:
                 range(first + injection.prompt * self._images, first + (injection.prompt + 1) * self._images),
                 injection,
                 dummy,
+                minus,
             )
-            for injection, dummy in self._injections
+            for injection, dummy, minus in self._injections
         ]
 
 
@@ -182,8 +193,12 @@ def reference(
     """
     skip = arguments.get("clip_skip", 0)
     dummies = [encode_words(pipe, injection.dummy, vectors, injection.prefixes, skip)[0] for injection in injections]
+    minuses = [
+        None if injection.minus is None else encode_words(pipe, injection.minus, vectors, None, skip)[0]
+        for injection in injections
+    ]
     images = arguments.get("num_images_per_prompt", 1)
-    plan = Plan(list(zip(injections, dummies, strict=True)), images, steps, concept_strength)
+    plan = Plan(list(zip(injections, dummies, minuses, strict=True)), images, steps, concept_strength)
     copied = copy.copy(pipe)
     copied.unet = copy.deepcopy(pipe.unet)
     copied.unet.set_attn_processor(

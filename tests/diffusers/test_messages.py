@@ -60,12 +60,53 @@ def test_nearest_nouns_are_suggested(sd1: Model) -> None:
         ({"concept_start": 0.6, "concept_end": 0.4}, r"concept_start \(0.6\) must not be greater than concept_end"),
         ({"negative_prompt": ["red", "big"]}, "There are 2 negative prompts for 1 prompts"),
         ({"prompt_2": "a dog"}, "leave prompt_2 out"),
+        ({"negative_prompt_2": "a dog"}, "leave negative_prompt_2 out"),
+        ({"prompt_embeds": torch.zeros(1, 77, 8)}, "prompt_embeds is what AlignIT makes of the prompts: leave it out"),
+        (
+            {"negative_prompt_embeds": torch.zeros(1, 77, 8)},
+            "negative_prompt_embeds is what AlignIT makes of the prompts: leave it out",
+        ),
+        ({"concept_strength": "1"}, "concept_strength must be a number from 0 to 2, not '1'"),
+        ({"concept_strength": True}, "concept_strength must be a number from 0 to 2, not True"),
+        ({"concept_strength": float("nan")}, "concept_strength must be from 0 to 2, not nan"),
+        ({"concept_start": "0"}, "concept_start must be a number from 0 to 1, not '0'"),
+        ({"concept_controls": 3}, "concept_controls is 3: give text"),
+        ({"negative_prompt": 3}, "negative_prompt is 3: give text, or a list of texts"),
+        ({"negative_prompt": [None]}, r"negative_prompt is \[None\]: give text, or a list of texts"),
     ],
 )
 def test_arguments(sd1: Model, arguments: dict[str, Any], message: str) -> None:
     aligned = AlignIT(sd1.pipe, sd1.load("my-cat"))
     with pytest.raises(AlignITError, match=message):
         pictures(aligned, "a <my-cat=cat> in snow", **arguments)
+
+
+@pytest.mark.parametrize("prompt", [None, 3, ["a", None], b"a cat"])
+def test_a_prompt_that_is_no_text(sd1: Model, prompt: Any) -> None:
+    aligned = AlignIT(sd1.pipe, sd1.load("my-cat"))
+    with pytest.raises(AlignITError, match=r"^prompt is .*: give text, or a list of texts$"):
+        aligned(prompt)
+    with pytest.raises(AlignITError, match=r"^prompt is .*: give text$"):
+        aligned.explain(prompt)
+    with pytest.raises(AlignITError, match=r"^words is .*: give text"), aligned.attention_maps(prompt):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("concepts", "class_words", "message"),
+    [
+        ("my-cat.pt", None, r"^'my-cat.pt' is a path, not a concept: give load_concept\('my-cat.pt'\)$"),
+        (Path("my-cat.pt"), None, r"^'my-cat.pt' is a path, not a concept"),
+        (["my-cat.pt"], None, r"^'my-cat.pt' is a path, not a concept"),
+        (None, None, r"^concepts is None: give what load_concept\(path\) returns, or a list of it$"),
+        ([3], None, r"^3 is no concept: give what load_concept\(path\) returns$"),
+        ([], "cat", r"^class_words is 'cat': give class words by token, \{'<my-cat>': 'cat'\}$"),
+        ([], {"my-cat": 3}, r"^class_words has 'my-cat': 3: give text by token"),
+    ],
+)
+def test_what_is_no_concept_and_no_class_words(sd1: Model, concepts: Any, class_words: Any, message: str) -> None:
+    with pytest.raises(AlignITError, match=message):
+        AlignIT(sd1.pipe, concepts, class_words)
 
 
 def test_scale_of_a_lora_in_the_text_encoder(sd1: Model, monkeypatch: pytest.MonkeyPatch) -> None:

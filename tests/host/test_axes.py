@@ -44,6 +44,11 @@ AXES = {
     "Strength": ("0, 0.5, 1", [[True, "cat", s] for s in (0, 0.5, 1)]),
     "Steps": ("0-0.5, 0.5-1", [[True, "cat", 1, 0, 0.5], [True, "cat", 1, 0.5, 1]]),
     "Layers": ("all, down mid", [[True, "cat"], [True, "cat", 1, 0, 1, "layers down mid"]]),
+    "Context": ("stars, prompt", [[True, "cat"], [True, "cat", 1, 0, 1, "context prompt"]]),
+    "Reach": (
+        "paper, difference 0.5",
+        [[True, "cat"], [True, "cat", 1, 0, 1, "reach difference 0.5"]],
+    ),
     "Controls": ("keys, falling; 2", [[True, "cat", 1, 0, 1, text] for text in ("keys", "falling; 2")]),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from copy import copy
 from types import SimpleNamespace
 from typing import Any
@@ -57,7 +58,10 @@ def reported(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     reports: list[str] = []
     life = SimpleNamespace(report=lambda message, **_: reports.append(message))
     sampling = SimpleNamespace(
-        inputs=lambda _attention, rows: (rows, rows), rows_of_call=lambda *_: None, interrupted=False
+        inputs=lambda _attention, rows: (rows, rows),
+        networks=lambda _module: None,
+        rows_of_call=lambda *_: None,
+        interrupted=False,
     )
     options = SimpleNamespace(get=lambda _name, default: default)
     stub = SimpleNamespace(life=life, sampling=sampling, options=options)
@@ -175,9 +179,45 @@ def test_without_a_concepts_network_nothing_is_set_up_where_it_is_off() -> None:
     before = state(p)
     Generation.begin(p, Arguments(), PLACE)
     assert state(p) == before
-    named = Processing("a <new1> cat <delta:cd-cat:1>")
-    Generation.begin(named, Arguments(), PLACE)
-    assert Generation.of(named) is not None
+    Generation.settle(p)
+    assert state(p) == before
+
+
+@pytest.mark.parametrize("of", ["extra_network_data", "hr_extra_network_data"])
+def test_networks_are_looked_for_in_each_batchs_final_prompts(of: str) -> None:
+    p = Processing("a __run__")
+    Generation.begin(p, Arguments(), PLACE)
+    before = state(p)
+    for data in (
+        {"delta": ["cd-cat"]},
+        {"lora": ["x"]},
+        {"delta": ["cd-cat"], "lora": ["x"]},
+        {},
+        {"catversion": ["c"]},
+    ):
+        setattr(p, of, data)
+        Generation.settle(p)
+        named = bool({"delta", "catversion"} & set(data))
+        assert (Generation.of(p) is not None) == named
+        assert (set(state(p)) > {*before, of}) == named
+    copied = copy(p)
+    Generation.settle(copied)
+    assert Generation.of(copied) is not None
+    assert Generation.of(p) is not Generation.of(copied)
+    copied.close()
+    p.close()
+    delattr(p, of)
+    assert state(p) == before
+
+
+def test_a_generation_with_alignit_on_is_not_ended_by_a_batch_without_networks() -> None:
+    p = Processing()
+    Generation.begin(p, ARGUMENTS["on"], PLACE)
+    ours = Generation.of(p)
+    for data in ({}, {"delta": ["cd-cat"]}, {}):
+        p.extra_network_data = data
+        Generation.settle(p)
+        assert Generation.of(p) is ours
 
 
 def test_what_a_plot_set_for_a_cell_stays_with_that_cell() -> None:
@@ -215,3 +255,69 @@ def test_the_batches_of_one_object_are_counted_once(monkeypatch: pytest.MonkeyPa
         assert p.n_iter == 1
     assert p.calls == ["init", "init"]
     assert factors == ([3] if counted else [3, 3])
+
+
+def inner(p: Processing | None = None) -> Processing:
+    """A generation that an extension makes without AlignIT's script: a new object, or a copy of another's."""
+    made = copy(p) if p is not None else Processing()
+    made.extra_network_data = {}
+    return made
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_one_that_is_made_inside_of_another_joins_it_and_ends_with_its_sampling(copied: bool) -> None:
+    outer = Processing()
+    Generation.begin(outer, ARGUMENTS["compared with maps"], PLACE)
+    Generation.of(outer).begin_batch(0)
+    at_work = state(outer)
+    p = inner(outer if copied else None)
+    plain = {"all_prompts", "script_args", "extra_network_data"}
+    Generation.join(p)
+    ours = Generation.of(p)
+    assert ours not in (None, Generation.of(outer))
+    assert set(state(p)) - plain == {"alignit", *TAKEN} - {"init"}
+    Generation.join(p)
+    assert Generation.of(p) is ours, "the host calls for each network"
+    p.sample()
+    assert p.calls[-1] == "sample"
+    assert set(state(p)) == plain
+    assert state(outer) == at_work
+
+
+@pytest.mark.parametrize("end", ["sampling", "close", "the next batch of the outer"])
+def test_one_that_fails_inside_leaves_nothing(end: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    outer = Processing()
+    Generation.begin(outer, ARGUMENTS["on"], PLACE)
+    Generation.of(outer).begin_batch(0)
+    p = inner()
+
+    def fail() -> None:
+        raise RuntimeError("as asked")
+
+    monkeypatch.setattr(Processing, "sample", lambda _p: fail())
+    Generation.join(p)
+    if end == "sampling":
+        with pytest.raises(RuntimeError, match="as asked"):
+            p.sample()
+    elif end == "close":
+        p.close()
+    assert (Generation.of(p) is None) == (end != "the next batch of the outer")
+    Generation.of(outer).begin_batch(1)
+    Generation.end(outer)
+    assert not generation._running
+
+
+def test_one_outside_of_any_has_no_part() -> None:
+    over = Processing()
+    Generation.begin(over, ARGUMENTS["on"], PLACE)
+    Generation.join(p := inner())
+    assert Generation.of(p) is None, "no picture of the other is being made yet"
+    Generation.of(over).begin_batch(0)
+    Generation.of(over).finish(SimpleNamespace(images=[]))
+    Generation.join(p := inner())
+    assert Generation.of(p) is None, "its pictures are made"
+    Generation.of(over).begin_batch(0)
+    del over
+    gc.collect()
+    Generation.join(p := inner())
+    assert Generation.of(p) is None, "nobody has it any more"

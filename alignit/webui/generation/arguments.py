@@ -253,8 +253,10 @@ def restored_by(item: Argument) -> str | Callable[[Mapping[str, str]], Any] | No
     if item.declared.paste is Paste.SWITCH:
         return was_enabled
     if item.declared.paste is Paste.DEFAULT:
-        return lambda params: params.get(key, default)
-    return key if item.declared.paste is Paste.WRITTEN else None
+        return lambda params: item.pasted(params.get(key, default))
+    if item.declared.paste is Paste.WRITTEN:
+        return key if isinstance(default, str) else lambda params: item.pasted(params.get(key))
+    return None
 
 
 def was_enabled(params: Mapping[str, str]) -> bool:

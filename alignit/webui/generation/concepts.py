@@ -11,13 +11,15 @@ from typing import Any
 
 from alignit.algorithm.controls import FILLER, Controls
 from alignit.algorithm.options import ControlsError
-from alignit.prompt.class_words import ClassWords
+from alignit.prompt.class_words import ClassWordError, ClassWords, remembered
 from alignit.prompt.problems import (
     ClassWordAlone,
     ForAnotherModel,
+    ListNamesNothing,
     NoClassWord,
     NoSuchConcept,
     NotRemembered,
+    OpenBrackets,
     Problem,
     ReadAsLetters,
     SharedClassWord,
@@ -26,7 +28,7 @@ from alignit.prompt.problems import (
     TwoSetsOfOptions,
 )
 from alignit.prompt.resolve import Candidate, Mention, PlainMention, Resolver, WordSources
-from alignit.prompt.syntax import Mark, split
+from alignit.prompt.syntax import Mark, has_open_brackets, name_key, split
 from alignit.webui.generation.encoding import ResolvedConcept
 from alignit.webui.host import host
 from alignit.webui.networks.embeddings import (
@@ -175,7 +177,27 @@ class Concepts:
 
     def read(self, text: str) -> None:
         """Take the class words that a prompt text gives, for all mentions of their concepts in this generation."""
+        for mark in split(text):
+            if isinstance(mark, Mark) and has_open_brackets(mark.name) and host().options.emphasis:
+                candidate = self._shelf.find(mark.name)
+                if candidate is not None:
+                    self._tell(OpenBrackets(candidate.name, mark.text))
         self._resolver.read(text)
+
+    def binds(self, name: str, filename: str) -> bool:
+        """Say whether the user made a concept of a LoRA: by a mark, in the panel's list, or beside its file.
+
+        Args:
+            name: Its name in the prompt.
+            filename: Its file, or empty.
+        """
+        if self._resolver.marks(name) or self._panel.gives(name):
+            return True
+        try:
+            return bool(filename) and remembered(filename) is not None
+        except ClassWordError as error:
+            self._say_of(name, f"{error}. <lora:{name}> acts on the whole picture, as without AlignIT.")
+            return False
 
     def split(self, text: str) -> Iterator[str | Mark]:
         """See `alignit.webui.generation.encoding.Lookup`."""
@@ -213,6 +235,13 @@ class Concepts:
             if not any(self.found[name].concept.method == concept.network.method for name in names):
                 notes.append(concept.network.unused(concept, None))
         return notes
+
+    def say_where_the_list_names_nothing(self) -> None:
+        """Say so where a concept has no class word, and the list has entries for others alone."""
+        listed = {name_key(name) for name in self._panel.names}
+        alone = next((name for name, found in self.refused.items() if not found.concept.class_word), None)
+        if listed and alone is not None and not listed & {name_key(name) for name in (*self.found, *self.refused)}:
+            self._tell(ListNamesNothing(alone, self._panel.names))
 
     def _concept(self, mention: Mention[ResolvedConcept]) -> ResolvedConcept | None:
         item = mention.item
@@ -297,14 +326,14 @@ def no_class_word(name: str, nearest: Sequence[str]) -> str:
 
 _NOTES: dict[type[Problem], Callable[[Any], str]] = {
     NoClassWord: lambda it: (
-        f"{it.cause}, so it is used as a plain embedding. Write <{it.name}=cat> in the prompt, or set one in the "
+        f"{it.cause}, so it is used as a plain embedding. Write <{it.written}=cat> in the prompt, or set one in the "
         f"panel. Nearest to it: {', '.join(it.nearest)}."
     ),
     NoSuchConcept: lambda it: f"There is no embedding '{it.name}' (written {it.text}): check its name and folder.",
     ForAnotherModel: lambda it: f"The embedding {it.cause}.",
     ClassWordAlone: lambda it: f"{it.cause}.",
     SharedClassWord: lambda it: (
-        f"{it.cause}, and is taken for the latter. Write <{it.name}={it.word}> where the other one stands."
+        f"{it.cause}, and is taken for the latter. Write <{it.written}={it.word}> where the other one stands."
     ),
     TwoSetsOfOptions: lambda it: f"{it.cause} in the prompt, and the first counts for all its mentions.",
     NotRemembered: lambda it: f"{it}.",
@@ -325,6 +354,7 @@ def _resolved(name: str, embedding: Any, network: NetworkConcept | None, filenam
         network.encoder_change,
         filename=filename,
         method=network.network.method,
+        others=network.others,
     )
 
 

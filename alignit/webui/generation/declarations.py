@@ -123,6 +123,21 @@ class Argument:
             raise ArgumentsError(f"AlignIT: {self.name} must be from {low:g} to {high:g}, not {str(value)[:20]}")
         return float(value)
 
+    def pasted(self, value: Any) -> Any:
+        """Return a value as it stands in an info text, where it can be one of this argument.
+
+        Raises:
+            ArgumentsError: It is no number, and has to be one.
+        """
+        if value is not None and not isinstance(self.default, str):
+            try:
+                float(value)
+            except ValueError:
+                raise ArgumentsError(
+                    f"AlignIT: '{self.declared.infotext}' is '{str(value)[:40]}' in the info text, and must be a number"
+                ) from None
+        return value
+
     def schema(self) -> dict[str, Any]:
         """Describe the argument as JSON Schema."""
         about = {"title": self.declared.label, "description": self.declared.description, "default": self.default}

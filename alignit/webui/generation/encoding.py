@@ -9,16 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, cast
 
 import torch
 
-from alignit.algorithm.conditioning import Injected, splice
+from alignit.algorithm.conditioning import EncodersDisagreeError, Injected, Placed, added, splice
 from alignit.algorithm.controls import Controls
 from alignit.algorithm.injection import row_strength
 from alignit.algorithm.prompts import Chunk, Span, TargetChunk, base_chunk
+from alignit.algorithm.reach import Context
 from alignit.concepts.concept import EncoderChange
+from alignit.concepts.layer_change import LayerChange
 from alignit.concepts.weight_change import WeightChange
 from alignit.prompt.syntax import Mark
 from alignit.webui.host import host
@@ -35,6 +37,7 @@ from alignit.webui.host.ports import (
 
 DummyRows = dict[tuple[int, Chunk[Any]], torch.Tensor]
 """Rows of dummy prompts [77, width], by the encoder's number and the chunk."""
+_DISAGREE = "this model's text encoders do not agree on where the concepts stand"
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,7 @@ class ResolvedConcept:
         filename: The file beside which its class word is remembered, or None.
         method: What customised it: ``textual inversion``, ``Custom Diffusion``, ``CatVersion``; ``words`` where it is
             words.
+        others: Its change of the UNet's other layers, or None.
     """
 
     name: str
@@ -65,6 +69,7 @@ class ResolvedConcept:
     controls: Controls = field(default=Controls())
     filename: str | None = None
     method: str = "words"
+    others: LayerChange | None = None
 
 
 class Lookup(Protocol):
@@ -233,21 +238,23 @@ class Encoding:
         self._lookup = lookup
         self._concept = concept
         self._encoded = {} if encoded is None else encoded
-        self._outputs: list[tuple[torch.Tensor, list[dict[int, str]]]] = []
+        self._calls: list[_Calls] = []
 
     def run(self, original: Condition, texts: list[str]) -> Conditioning:
         """Return what the host's own function does for these texts, with the concepts injected.
 
-        Texts in which no concept is found are encoded by the host alone.
+        Texts in which no concept is found are encoded by the host alone. The base prompts are, too, with whatever other
+        extensions do to their rows: an extension can call the encoders again from inside, for texts of its own, and
+        these are read as ours are. A concept's row is its dummy prompt's.
         """
         self.injected = []
-        self._outputs = []
+        self._calls = [_Calls() for _ in self._encoders]
         with ExitStack() as block:
             for number, encoder in enumerate(self._encoders):
                 block.enter_context(encoder.rewriting(self._rewrite(number, encoder)))
             conditioning = original(texts)
-        if self._outputs:
-            self._record(list(texts), cross_attention(conditioning))
+        if any(calls.rows for calls in self._calls):
+            return self._inject(list(texts), conditioning)
         return conditioning
 
     def _rewrite(self, number: int, encoder: TextEncoder) -> Callable[[Sequence[str]], Rewritten | None]:
@@ -260,9 +267,9 @@ class Encoding:
 
             def edit(base: torch.Tensor) -> torch.Tensor:
                 prompts = [line.target for line in lines]
-                spliced, rows = splice(base, prompts, self._filler(encoder), self._encode(number), self._strength)
-                self._outputs.append((base, rows))
-                return spliced
+                filler, encode = self._filler(encoder), self._encode(number)
+                self._calls[number].note(texts, *splice(base, prompts, filler, encode, controls=self._controls))
+                return base
 
             return Rewritten([_base_chunks(line) for line in lines], max(line.token_count for line in lines), edit)
 
@@ -272,15 +279,11 @@ class Encoding:
         concept = self._concept(name)
         return row_strength(concept.controls, concept.change is not None)
 
-    def _filler(self, encoder: TextEncoder) -> Callable[[str], int]:
-        def filler(name: str) -> int:
-            text = self._concept(name).controls.filler
-            token = single_token(encoder, text)
-            if token is None:
-                raise UnsupportedEncoderError(f"this model's text encoder has no single token for '{text}'")
-            return token
+    def _controls(self, name: str) -> Controls:
+        return self._concept(name).controls
 
-        return filler
+    def _filler(self, encoder: TextEncoder) -> Callable[[str], int | None]:
+        return lambda name: filler_token(encoder, self._controls(name))
 
     def _encode(self, number: int) -> Callable[[Chunk[Any]], torch.Tensor]:
         def encode(chunk: Chunk[Any]) -> torch.Tensor:
@@ -291,15 +294,65 @@ class Encoding:
 
         return encode
 
-    def _record(self, texts: list[str], crossattn: torch.Tensor) -> None:
+    def _inject(self, texts: list[str], conditioning: Conditioning) -> Conditioning:
+        base = cross_attention(conditioning)
+        result = base.clone()
+        for index, text in enumerate(texts):
+            placed, dummies = self._placed_in(text, index, len(texts))
+            for row in (*placed.rows, *placed.reached):
+                if row >= base.shape[1] or dummies[row].shape[-1] != base.shape[-1]:
+                    raise UnsupportedEncoderError(_DISAGREE)
+            for row, name in placed.rows.items():
+                strength, injected = self._strength(name), dummies[row].to(base)
+                result[index, row] = injected if strength == 1 else torch.lerp(base[index, row], injected, strength)
+            reached = {
+                row: tuple(replace(one, strength=self._strength(one.concept)) for one in additions)
+                for row, additions in placed.reached.items()
+            }
+            for row, additions in reached.items():
+                result[index, row] = added(base[index, row], additions)
+            if placed.rows and text not in texts[:index]:
+                item = Injected(result[index], base[index], placed.rows, reached, placed.among_words)
+                self.injected.append(item)
+        return {**conditioning, "crossattn": result} if isinstance(conditioning, dict) else result
+
+    def _placed_in(self, text: str, index: int, count: int) -> tuple[Placed, dict[int, torch.Tensor]]:
+        """Return where concepts stand in a text and what they reach, and the rows [width] there at strength 1."""
         # SDXL joins the rows of its two encoders, and so do we; both find the same concepts in the same rows.
-        base = torch.cat([output for output, _ in self._outputs], dim=-1)
-        all_rows = self._outputs[0][1]
-        if base.shape != crossattn.shape or any(rows != all_rows for _, rows in self._outputs):
-            raise UnsupportedEncoderError("this model's text encoders do not agree on where the concepts stand")
-        for index, rows in enumerate(all_rows):
-            if rows and texts[index] not in texts[:index]:
-                self.injected.append(Injected(crossattn[index], base[index].to(crossattn), rows))
+        of_encoders = [calls.of(text, index, count) for calls in self._calls]
+        try:
+            placed = Placed.joined([one for one, _ in of_encoders])
+        except EncodersDisagreeError:
+            raise UnsupportedEncoderError(_DISAGREE) from None
+        return placed, {
+            row: torch.cat([rows[row] for _, rows in of_encoders], dim=-1) for row in (*placed.rows, *placed.reached)
+        }
+
+
+class _Calls:
+    """What an encoder was called for while a prompt was encoded: the prompt's texts, and those of other extensions.
+
+    Attributes:
+        rows: By text, where concepts were put, and the rows [T, width] with those of the dummy prompts.
+    """
+
+    def __init__(self) -> None:
+        self.rows: dict[str, tuple[Placed, torch.Tensor]] = {}
+        self._batches: list[tuple[str, ...]] = []
+
+    def note(self, texts: Sequence[str], spliced: torch.Tensor, placed: Sequence[Placed]) -> None:
+        """Note a call: its texts, and for each its rows with those of the dummy prompts, and where these are."""
+        self._batches.append(tuple(texts))
+        for text, where, rows in zip(texts, placed, spliced, strict=True):
+            # The prompt's own call comes first; the emphasis of other texts of a batch can count in its rows.
+            self.rows.setdefault(text, (where, rows))
+
+    def of(self, text: str, index: int, count: int) -> tuple[Placed, torch.Tensor]:
+        """Return this of a text of the prompt, or of what another extension made of it before it was encoded."""
+        if text in self.rows:
+            return self.rows[text]
+        batch = next((batch for batch in self._batches if len(batch) == count), None)
+        return self.rows[batch[index]] if batch is not None else (Placed(), torch.zeros(0))
 
 
 def token_texts(encoder: TextEncoder, tokens: Sequence[int]) -> list[str]:
@@ -320,6 +373,20 @@ def single_token(encoder: TextEncoder, text: str) -> int | None:
     """Return the id of a text's only token, or None where it has more than one or none."""
     ids = encoder.tokens(text)
     return int(ids[0]) if len(ids) == 1 else None
+
+
+def filler_token(encoder: TextEncoder, controls: Controls) -> int | None:
+    """Return the token id of the filler of a concept's dummy prompt, or None where the prompt's own words stand there.
+
+    Raises:
+        UnsupportedEncoderError: The text encoder has no such token.
+    """
+    if controls.context is Context.PROMPT:
+        return None
+    token = single_token(encoder, controls.filler)
+    if token is None:
+        raise UnsupportedEncoderError(f"this model's text encoder has no single token for '{controls.filler}'")
+    return token
 
 
 def _base_chunks(line: _Line) -> list[HostChunk]:

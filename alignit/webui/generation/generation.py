@@ -4,10 +4,13 @@ That life, in the order of the host's calls:
 
 1. `prepare`: what an earlier generation left on the same object, or on the one of which this is a copy, is undone.
 2. `begin`: the parts are set up, all of them or none. The parts are a job, which makes pictures; with Compare, a
-   comparison, which has a job for each of its ways; and, where they are wanted, the attention maps.
-3. `begin_batch`, `give_plain_text`, `begin_pass`, `step`, `picture_made`, over and over.
+   comparison, which has a job for each of its ways; and, where they are wanted, the attention maps. Where AlignIT is
+   off, `settle` does this for a batch whose prompts name networks: only then is their text final.
+3. `begin_batch`, `settle`, `give_plain_text`, `begin_pass`, `step`, `picture_made`, over and over.
 4. `finish`: pictures are added to the host's.
 5. `end`: the processing object is as it was. The host's `close` ends with it, and so does the next `prepare`.
+
+One that an extension makes without AlignIT's script has its part by `join`, and ends with its sampling.
 
 A copy of a processing object has all of its attributes, and is none of the generation's own: `of` gives None for it,
 and `end` gives it back as the original was. ADetailer has the scripts called for copies in mid-batch, to begin again.
@@ -18,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
+from weakref import ReferenceType, ref
 
 from alignit.maps.words import MapChoice
 from alignit.patches import Replaced
@@ -30,9 +34,10 @@ from alignit.webui.generation.maps import MapRecording
 from alignit.webui.generation.notes import Notes
 from alignit.webui.host import host
 from alignit.webui.host.ports import Step
-from alignit.webui.networks.networks import has_networks, plain_text
+from alignit.webui.networks.networks import names_networks, plain_text
 
 _ATTRIBUTE = "alignit"
+_running: list[ReferenceType[Generation]] = []  # outermost first: nothing else leads to them from one within
 
 Axes = Mapping[str, Mapping[str, Any]]
 """Arguments that a plot sets for one of its cells, by the axis."""
@@ -50,6 +55,9 @@ class Generation:
         self._job: Job | None = None
         self._comparison: Comparison | None = None
         self._maps: MapRecording | None = None
+        self._of_networks = False
+        # Of one that has joined another, until its sampling ends.
+        self._joined: Replaced | None = None
 
     @staticmethod
     def of(p: Any) -> Generation | None:
@@ -83,7 +91,7 @@ class Generation:
 
     @staticmethod
     def begin(p: Any, arguments: Arguments, place: slice) -> None:
-        """Set a generation up; where that fails, nothing of it is there, and the user is told.
+        """Set a generation with AlignIT on up; where that fails, nothing of it is there, and the user is told.
 
         Args:
             p: The host's processing object, with its styles merged.
@@ -91,8 +99,26 @@ class Generation:
             place: Where AlignIT's own stand among the arguments of all scripts.
         """
         Generation.end(p)
-        if not arguments.enabled and not has_networks(_prompts(p)):
-            return
+        if arguments.enabled:
+            Generation._begin(p, arguments, place)
+
+    @staticmethod
+    def settle(p: Any) -> None:
+        """Set up what the next batch needs where AlignIT is off: its networks, if its prompts name any.
+
+        Wildcards and the like fill prompts in after a generation has begun, and a batch's prompts are not the next
+        one's. The host has taken the networks out of the final ones when it calls this.
+        """
+        named = any(names_networks(getattr(p, name, None)) for name in ("extra_network_data", "hr_extra_network_data"))
+        generation = Generation.of(p)
+        if generation is None and named:
+            Generation.end(p)
+            Generation._begin(p, Arguments(), slice(0, 0))
+        elif generation is not None and generation._of_networks and not named:
+            Generation.end(p)
+
+    @staticmethod
+    def _begin(p: Any, arguments: Arguments, place: slice) -> None:
         try:
             Generation(p, _attached(p))._set_up(arguments, place)
         except Exception:
@@ -105,12 +131,54 @@ class Generation:
     def _set_up(self, arguments: Arguments, place: slice) -> None:
         p = self._p
         setattr(p, _ATTRIBUTE, self)
+        self._of_networks = not arguments.enabled
         self._taken = Replaced(p, {"close": self._close(p.close)})
         if arguments.attention_maps:
             self._maps = MapRecording(p, MapChoice.parse(arguments.map_words))
         if arguments.compare:
             self._comparison = Comparison(p, arguments, place, self)
         self.put_to_work(self.new_job(arguments))
+
+    @staticmethod
+    def join(p: Any) -> None:
+        """Take part in a generation that is made without AlignIT's script, before its prompts are encoded.
+
+        ADetailer makes such ones inside of others, and leaves out the scripts that are not in a list of its settings.
+        What holds for the outer one holds for it too.
+        """
+        if Generation.of(p) is not None:
+            return
+        Generation.end(p)  # a copy of another's has what is the other's
+        running = (found for one in reversed(_running) if (found := one()) is not None and found._p is not p)
+        outer = next((found._job for found in running), None)
+        arguments = outer.arguments if outer is not None else Arguments()
+        if arguments.enabled or names_networks(p.extra_network_data):
+            try:
+                Generation(p)._join(arguments, outer)
+            except Exception:
+                Generation.end(p)
+                host().life.report("AlignIT: error while setting up a generation within another")
+                Notes(p).say("An error while setting up; the console has the details. It is made without AlignIT.")
+        Generation.give_plain_text(p)
+
+    def _join(self, arguments: Arguments, outer: Job | None) -> None:
+        p = self._p
+        setattr(p, _ATTRIBUTE, self)
+        self._taken = Replaced(p, {"close": self._close(p.close)})
+        self.put_to_work(Job(p, arguments, None, outer))
+        self.networks_activated(p.extra_network_data)  # the host has done that, and called other scripts alone
+        # No script will be called at its end, and not everyone closes it.
+        self._joined = Replaced(p, {"sample": self._sample(p.sample)})
+
+    def _sample(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def sample(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return original(*args, **kwargs)
+            finally:
+                if Generation.of(self._p) is self:
+                    Generation.end(self._p)
+
+        return sample
 
     @staticmethod
     def end(p: Any) -> None:
@@ -127,6 +195,7 @@ class Generation:
             setattr(p, _ATTRIBUTE, Generation(p, found))
 
     def _end(self) -> None:
+        self._run(False)
         if self._comparison is not None:
             self._comparison.end()
         self._give_back(self._p)
@@ -134,9 +203,17 @@ class Generation:
             self._job.forget()
         if self._maps is not None:
             self._maps.forget()
-        self._job = self._comparison = self._maps = self._taken = None
+        self._job = self._comparison = self._maps = self._taken = self._joined = None
+
+    def _run(self, runs: bool) -> None:
+        """Note whether pictures are made of this generation at this time."""
+        _running[:] = [one for one in _running if one() not in (None, self)]
+        if runs:
+            _running.append(ref(self))
 
     def _give_back(self, p: Any) -> None:
+        if self._joined is not None:
+            self._joined.give_back(p)
         if self._job is not None:
             self._job.give_back(p)
         if self._comparison is not None:
@@ -172,6 +249,9 @@ class Generation:
 
     def begin_batch(self, number: int) -> None:
         """The host's batch of this number is next."""
+        self._run(True)
+        if self._job is not None:
+            self._job.begin_batch()
         if self._comparison is not None and not self._comparison.ended:
             self._comparison.begin_batch(number)
 
@@ -187,6 +267,12 @@ class Generation:
             prompts = getattr(p, name, None)
             if prompts:
                 setattr(p, name, [without_class_words(prompt, find) for prompt in prompts])
+
+    def networks_activated(self, extra_network_data: Any) -> None:
+        """The host has put the networks of a batch to work, or those of its hires pass."""
+        if self._job is not None:
+            of_batch = (getattr(self._p, name, None) or () for name in ("prompts", "hr_prompts"))
+            self._job.networks_activated(extra_network_data, [text for texts in of_batch for text in texts])
 
     def begin_pass(self) -> None:
         """A sampling pass begins."""
@@ -221,6 +307,7 @@ class Generation:
         Args:
             processed: The host's `Processed`.
         """
+        self._run(False)
         try:
             if self._comparison is not None and not self._comparison.ended:
                 self._comparison.finish(processed)
@@ -232,7 +319,3 @@ class Generation:
 def _attached(p: Any) -> Generation | None:
     found = getattr(p, _ATTRIBUTE, None)
     return found if isinstance(found, Generation) else None
-
-
-def _prompts(p: Any) -> list[str]:
-    return [*(p.all_prompts or []), *(getattr(p, "all_hr_prompts", None) or [])]

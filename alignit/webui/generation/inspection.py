@@ -8,9 +8,11 @@ from typing import Any
 
 from alignit.algorithm.controls import Controls
 from alignit.algorithm.prompts import Chunk, TargetChunk, base_chunk, dummy_chunk
+from alignit.algorithm.reach import Context
 from alignit.prompt.class_words import ClassWordError, ClassWords, remember
 from alignit.webui.generation.concepts import Concepts, Found
 from alignit.webui.generation.encoding import embedding_names, find_concepts, single_token, token_texts
+from alignit.webui.generation.loras import bound_loras, cannot_be_bound
 from alignit.webui.host import host
 from alignit.webui.host.ports import UnknownHostError, UnsupportedEncoderError
 from alignit.webui.networks.networks import read_networks
@@ -18,6 +20,27 @@ from alignit.webui.networks.networks import read_networks
 
 class InspectionError(Exception):
     """A prompt cannot be looked at; the message says why, and what to do."""
+
+
+def check_brackets(prompt: str, limit: int, where: str) -> None:
+    """Refuse a prompt that the host's parser of prompt editing would take long for.
+
+    Its time grows with more than the square of the brackets.
+
+    Args:
+        prompt: The prompt.
+        limit: How many brackets it can have.
+        where: Where the limit is, for the message.
+
+    Raises:
+        InspectionError: It has too many.
+    """
+    brackets = prompt.count("(") + prompt.count("[")
+    if "[" in prompt and brackets > limit:
+        raise InspectionError(
+            f"{brackets} brackets with prompt editing among them are too many to look at{where}: the prompt can have "
+            f"{limit} here. Nothing of it is lost, and pictures are made with all of it."
+        )
 
 
 @dataclass(frozen=True)
@@ -157,11 +180,15 @@ def seen_chunk(concepts: Concepts, target: TargetChunk[Any], only: str | None = 
 
     dummies, rows = {}, {}
     for name in target.concepts() if only is None else (only,):
-        filler = single_token(encoder, concepts.found[name].concept.controls.filler)
         vectors = {
             row: name for span in target.spans if span.concept == name for row in span.concept_rows[: span.vectors]
         }
-        dummies[name] = texts(dummy_chunk(target, name, filler or 0), vectors)
+        controls = concepts.found[name].concept.controls
+        if controls.context is Context.PROMPT:
+            dummies[name] = texts(dummy_chunk(target, name, None), embedding_names(target.chunk) | vectors)
+        else:
+            filler = single_token(encoder, controls.filler)
+            dummies[name] = texts(dummy_chunk(target, name, filler or 0), vectors)
         rows[name] = target.concept_rows(name)
     return SeenChunk(texts(base_chunk(target), embedding_names(target.chunk)), dummies, rows)
 
@@ -181,16 +208,20 @@ def look_at(prompt: str, class_words: str, controls: str = "") -> Look:
             raise InspectionError("No model is loaded yet; make a picture first.")
         words = ClassWords(class_words, Controls().with_options)
         concepts = Concepts(words, Controls().with_options(controls), notes.append)
-        prompt, networks = host().prompts.networks(prompt)
+        prompt, networks = host().prompts.networks(host().prompts.without_comments(prompt))
         concepts.networks = read_networks(networks, notes.append)
         texts = list(_texts(prompt))
         for text in texts:
             concepts.read(text)
+        loras = [lora.concept for lora in bound_loras(networks, concepts.binds)]
+        concepts.networks = concepts.networks.joined(loras)
+        notes += cannot_be_bound(networks, concepts.binds)
         chunks = {text: find_concepts(model, concepts, text) for text in texts}
     except (ClassWordError, UnknownHostError, UnsupportedEncoderError) as error:
         raise InspectionError(f"{error}") from None
     used = {name for of_text in chunks.values() for chunk in of_text for name in chunk.concepts()}
     notes += concepts.unused(concepts.networks, used)
+    concepts.say_where_the_list_names_nothing()
     return Look(concepts, chunks, notes)
 
 

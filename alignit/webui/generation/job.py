@@ -8,7 +8,7 @@ encoded, the UNet has hooks while sampling runs, both in a `with`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from alignit.algorithm.conditioning import Injected
@@ -20,6 +20,7 @@ from alignit.webui.generation.arguments import Arguments
 from alignit.webui.generation.concepts import Concepts, PlainTokens
 from alignit.webui.generation.encoding import DummyRows, Encoding, ResolvedConcept
 from alignit.webui.generation.infotext import write_info
+from alignit.webui.generation.loras import JobLoras, cannot_be_bound
 from alignit.webui.generation.maps import MapRecording, Schedules, TextWords, words_in
 from alignit.webui.generation.notes import Notes
 from alignit.webui.host import host
@@ -28,6 +29,7 @@ from alignit.webui.networks.networks import Active, read_networks
 from alignit.webui.networks.table import NETWORKS
 
 _NAMED = " and ".join(f"<{network.keyword}:...>" for network in NETWORKS)
+_FIND_IT = "Another extension can do this: turn them off one by one to find it."
 
 
 @dataclass(eq=False)
@@ -54,20 +56,26 @@ class _Conds:
 class Job:
     """Pictures of one generation that are made in the same way, with AlignIT on or with one of its networks."""
 
-    def __init__(self, p: Any, arguments: Arguments, maps: MapRecording | None) -> None:
+    def __init__(
+        self, p: Any, arguments: Arguments, maps: MapRecording | None = None, outer: Job | None = None
+    ) -> None:
         """Prepare; nothing is taken over before `take_over`.
 
         Args:
             p: The host's processing object.
             arguments: How the pictures are made.
             maps: Records the attention maps of the generation, where they are wanted.
+            outer: The job inside of which an extension has these pictures made: its notes are said there, and class
+                words and options that are in its prompts count in theirs too.
         """
+        self._outer = outer
         self._p = p
         self._arguments = arguments
         self._maps = maps
-        self._notes = Notes(p)
+        self._notes: Notes = outer._notes if outer is not None else Notes(p)
         self._concepts = Concepts(ClassWords(arguments.class_words), arguments.base_controls, self._notes.say)
-        self._injection = Injection(levels=_levels, prepare=host().sampling.inputs)
+        sampling = host().sampling
+        self._injection = Injection(levels=_levels, prepare=sampling.inputs, networks=sampling.networks)
         self._failed = False
         self._computed: list[_Conds] = []
         self._computing = _Conds()
@@ -75,6 +83,8 @@ class Job:
         # The host keeps conditionings for all jobs, under the prompt as typed: ours must not get in, nor its out.
         hosts = {name: getattr(p, name) for name in ("cached_c", "cached_hr_c") if hasattr(p, name)}
         self._caches: dict[str, list[Any]] = {name: [None] * len(cache) for name, cache in hosts.items()}
+        self._texts: list[str] = []
+        self._loras = JobLoras(p)
         self._taken: Replaced | None = None
         self._at_work = False
 
@@ -86,6 +96,9 @@ class Job:
             "sample": self._sample(p.sample),
             **self._caches,
         }
+        if self._outer is not None:
+            # It can be in mid-sampling; its hooks come back with its next step.
+            self._outer._injection.release()
         self._taken = Replaced(p, replacements)
         self._at_work = True
 
@@ -94,6 +107,9 @@ class Job:
         if p is self._p:
             # What another extension put on top of ours in the meantime stays, and still calls it.
             self._at_work = False
+            self._loras.give_back()
+        else:
+            self._loras.give_back_copy(p)
         if self._taken is not None:
             self._taken.give_back(p)
 
@@ -103,9 +119,37 @@ class Job:
         return self._arguments.enabled and not self._failed
 
     @property
+    def arguments(self) -> Arguments:
+        """How pictures are made that another extension makes inside of these."""
+        return replace(self._arguments, enabled=self.aligns, compare=False, attention_maps=False)
+
+    @property
     def class_words(self) -> Mapping[str, str]:
         """The class words of the concepts that were found so far, by name."""
         return {name: found.concept.class_word for name, found in self._concepts.found.items()}
+
+    def begin_batch(self) -> None:
+        """A batch of the host's begins: it looks for its LoRAs by their names where it puts them to work."""
+        self._loras.give_back()
+
+    def networks_activated(self, extra_network_data: Any, prompts: Sequence[str]) -> None:
+        """The host has put the networks of a prompt to work: take the LoRAs that are concepts.
+
+        Args:
+            extra_network_data: What the prompt says of networks.
+            prompts: The batch's prompts.
+        """
+        if not self._at_work or not self.aligns:
+            return
+        try:
+            for prompt in prompts:
+                self._concepts.read(prompt)
+            if self._loras.bind(extra_network_data, self._concepts.binds):
+                self._forget_conditionings()
+            for note in (*self._loras.notes, *cannot_be_bound(extra_network_data, self._concepts.binds)):
+                self._notes.say(note)
+        except Exception:
+            self._fail("taking LoRAs apart")
 
     def begin_pass(self) -> None:
         """A sampling pass begins: txt2img has two of them with hires fix."""
@@ -153,7 +197,7 @@ class Job:
             if not self._at_work or getattr(required_prompts, "is_negative_prompt", False):
                 return original(function, required_prompts, steps, caches, extra_network_data, *args, **kwargs)
             model = host().model()
-            state = _encoder_state(extra_network_data)
+            state = (*_encoder_state(extra_network_data), self._loras.identity)
             self._computing = _Conds(self._read_networks(extra_network_data), state)
             self._read(required_prompts)
             dummies = self._dummies.setdefault(state, {})
@@ -181,6 +225,7 @@ class Job:
             prompts,
             {concept.name: concept.controls for concept in concepts},
             {concept.name: concept.change for concept in concepts if concept.change is not None},
+            others={concept.name: concept.others for concept in concepts if concept.others is not None},
         )
 
     def _words(self, text: str, wanted: Sequence[str]) -> TextWords:
@@ -200,7 +245,8 @@ class Job:
         if not self.aligns:
             return
         try:
-            for prompt in prompts:
+            self._texts += prompts
+            for prompt in [*prompts, *(self._outer._texts if self._outer is not None else ())]:
                 self._concepts.read(prompt)
         except Exception:
             self._fail("reading the prompt")
@@ -246,6 +292,8 @@ class Job:
         networks = Active()
         try:
             networks = read_networks(extra_network_data, self._notes.say)
+            if self.aligns:
+                networks = networks.joined(self._loras.concepts)
         except UnsupportedEncoderError as error:
             self._notes.say(f"{error}. {_NAMED} is not used.")
         except Exception:
@@ -259,6 +307,7 @@ class Job:
             return
         for note in self._concepts.unused(computed.networks, computed.batch.concepts):
             self._notes.say(note)
+        self._concepts.say_where_the_list_names_nothing()
 
     def _note_injected(self, encoding: Encoding) -> None:
         self._computing.prompts += encoding.injected
@@ -282,7 +331,8 @@ class Job:
             if self._maps is not None:
                 self._maps.end_sampling()
             # Only now: the prompt of hires fix is encoded in mid-sampling.
-            if self.aligns and not host().sampling.interrupted and not self._concepts.found and not self._notes:
+            quiet = self._outer is not None or self._notes or host().sampling.interrupted
+            if self.aligns and not self._concepts.found and not quiet:
                 self._notes.say("No concept in the prompt: the picture is the same as without AlignIT.")
             return samples
 
@@ -295,6 +345,21 @@ class Job:
                 f"{', '.join(sorted(lost))} reached the picture nowhere: something else, such as another extension, "
                 "changed the prompt's conditioning on the way. Turn other extensions off one by one to find it."
             )
+        unplaced = self._injection.unplaced
+        if unplaced and not host().sampling.interrupted:
+            self._notes.say(
+                f"In {len(unplaced)} of a LoRA's layers, such as {min(unplaced)}, it is not known which part of the "
+                "picture is which: token merging, Hypertile or another extension changes them. The LoRA was off there."
+            )
+        missing = self._injection.missing
+        if missing and not host().sampling.interrupted:
+            known = dict.fromkeys(map(host().life.extension_of, self._injection.functions))
+            others = " and ".join(name for name in known if name)
+            self._notes.say(
+                f"{', '.join(sorted(missing))} is not put in exactly: in {max(map(len, missing.values()))} places of "
+                "the UNet, keys and values are computed from other rows than the prompt's. "
+                + (f"{others} changes them: turn it off." if others else _FIND_IT)
+            )
         self._injection.begin_pass()
 
     def _fail(self, doing: str, outcome: str = "The rest is made without AlignIT.") -> None:
@@ -303,6 +368,7 @@ class Job:
 
     def _give_up(self, note: str) -> None:
         self._failed = True
+        self._loras.give_back()
         self.forget()
         self._notes.say(note)
 
@@ -314,6 +380,10 @@ class Job:
         self._computed.clear()
         self._computing = _Conds(self._computing.networks, self._computing.state)
         self._dummies.clear()
+        self._loras.forget()
+        self._forget_conditionings()
+
+    def _forget_conditionings(self) -> None:
         for cache in self._caches.values():
             cache[:] = [None] * len(cache)
 

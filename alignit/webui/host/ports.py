@@ -5,13 +5,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import torch
 from PIL import Image
+
+from alignit.concepts.concept import EncoderChange
+from alignit.concepts.layer_change import LayerChange
+from alignit.concepts.weight_change import WeightChange
 
 Value = TypeVar("Value")
 
@@ -157,7 +162,10 @@ class TextEncoder(Protocol):
         """
 
     def rewriting(self, rewrite: Callable[[Sequence[str]], Rewritten | None]) -> AbstractContextManager[None]:
-        """For a block, have something else encoded in the place of texts; None: the host encodes them as they are."""
+        """For a block, have something else encoded in the place of texts; None: the host encodes them as they are.
+
+        It is asked at each call of the encoder, also where another extension calls it for texts of its own.
+        """
 
 
 class Model(Protocol):
@@ -248,6 +256,10 @@ class Options(Protocol):
         """Add a section to the settings page: its name and its title, its settings, and a remark below them."""
 
     @property
+    def emphasis(self) -> bool:
+        """Whether brackets in prompts mean emphasis, and a backslash before them that they are text."""
+
+    @property
     def old_emphasis(self) -> bool:
         """Whether the host encodes prompts by its old way, which makes no chunks."""
 
@@ -265,6 +277,9 @@ class Prompts(Protocol):
 
     def with_styles(self, prompt: str, styles: Sequence[str]) -> str:
         """Return a prompt with the styles of these names in it."""
+
+    def without_comments(self, prompt: str) -> str:
+        """Return a prompt without what the host leaves out of it before anything else of it is read."""
 
     def networks(self, prompt: str) -> tuple[str, Mapping[str, Any]]:
         """Return a prompt without ``<keyword:...>``, and what stood there, by keyword."""
@@ -290,11 +305,69 @@ class Prompts(Protocol):
 class Networks(Protocol):
     """Networks in prompts, ``<keyword:...>``, and their tabs."""
 
-    def register(self, keyword: str) -> None:
-        """Have ``<keyword:...>`` taken out of prompts, and noted with the generation."""
+    def register(self, keyword: str, before_encoding: Callable[[Any], None]) -> None:
+        """Have ``<keyword:...>`` taken out of prompts, and noted with the generation.
+
+        Args:
+            keyword: The keyword.
+            before_encoding: Called with each generation, also one that names no such network and one that an extension
+                starts without AlignIT's script, once its networks are taken out of its prompts and before these are
+                encoded.
+        """
 
     def reread(self, filename: str) -> None:
         """Have all tabs read again what the user wrote about a file."""
+
+
+@dataclass(frozen=True)
+class LoraFile:
+    """The file of a LoRA.
+
+    Attributes:
+        path: The file.
+        metadata: What its trainer wrote into it.
+    """
+
+    path: Path
+    metadata: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class LoraParts:
+    """What a LoRA changes, part by part, at the strengths of the prompt.
+
+    Attributes:
+        projections: Its change of W_k and W_v of the cross-attention, or None.
+        encoder: Its change of the text encoders, or None.
+        others: Its change of the UNet's other layers, or None.
+        modules: How many modules of the model it changes, in all parts.
+    """
+
+    projections: WeightChange | None
+    encoder: EncoderChange | None
+    others: LayerChange | None
+    modules: int
+
+
+class BoundLoras(Protocol):
+    """LoRAs that the host leaves to AlignIT: it applies none of their parts by itself."""
+
+    @property
+    def parts(self) -> Mapping[Path, LoraParts]:
+        """Their parts, by file."""
+
+    def give_back(self) -> None:
+        """Have the host apply them again as always; nothing happens where it has begun anew in the meantime."""
+
+
+class Loras(Protocol):
+    """LoRAs that the host applies by itself, ``<lora:NAME:strength>``."""
+
+    def find(self, name: str) -> LoraFile | None:
+        """Return the file that a name in a prompt means, or None."""
+
+    def bind(self, files: Collection[Path]) -> BoundLoras:
+        """Take these out of those that are at work now, for as long as the host does not read a prompt anew."""
 
 
 class Sampling(Protocol):
@@ -335,7 +408,13 @@ class Sampling(Protocol):
     def inputs(self, attention: torch.nn.Module, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return what the cross-attention layer's ``to_k`` and ``to_v`` are given for rows of the conditioning.
 
-        They differ from the rows [n, width] where hypernetworks are loaded.
+        They differ from the rows [n, width] where hypernetworks are loaded; else they are the same object.
+        """
+
+    def networks(self, module: torch.nn.Module) -> Hashable:
+        """Return something that differs where other networks, or other strengths, are in what a module computes.
+
+        Asked within its call. A change of the module's weights themselves need not be in it.
         """
 
 
@@ -387,6 +466,12 @@ class LifeCycle(Protocol):
     def refuse(self, p: Any, error: Exception) -> None:
         """Have a generation fail with an error for the caller of the API; called before it begins."""
 
+    def extension_of(self, function: Callable[..., Any]) -> str | None:
+        """Return the name of the extension that a function is from; None: it is the host's, or it is not known."""
+
+    def scripts_of(self, p: Any) -> Sequence[object]:
+        """Return the scripts that the host calls for each picture of a generation."""
+
     @property
     def queue(self) -> AbstractContextManager[Any]:
         """Held while a picture is made, or something else is done with the model."""
@@ -429,6 +514,10 @@ class Host(Protocol):
     @property
     def networks(self) -> Networks:
         """``<keyword:...>``."""
+
+    @property
+    def loras(self) -> Loras | None:
+        """``<lora:...>``, or None where the host has none that can be taken apart."""
 
     @property
     def sampling(self) -> Sampling:

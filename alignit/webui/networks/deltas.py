@@ -18,7 +18,7 @@ from alignit.concepts.concept import Concept, ConceptFileError, Family, TokenEmb
 from alignit.concepts.formats import Outline
 from alignit.concepts.formats.custom_diffusion import NO_TOKEN, is_token_file
 from alignit.concepts.weight_change import Change
-from alignit.prompt.syntax import Mark, split
+from alignit.prompt.syntax import Mark, in_prompt, split
 from alignit.webui.host import host
 from alignit.webui.networks.embeddings import find_embedding, is_installed
 from alignit.webui.networks.library import load_fitting
@@ -104,7 +104,7 @@ def _unused(concept: NetworkConcept, _class_word: str | None) -> str:
 
 def _card_words(_name: str, token: str | None, class_word: str | None) -> list[str]:
     """Return the token in angle brackets, after which a class word may follow; none for one that no prompt can hold."""
-    mark = f"<{token.strip('<>')}>" if token else ""
+    mark = f"<{in_prompt(token.strip('<>'))}>" if token else ""
     written = list(split(mark)) == [Mark(mark[1:-1].strip(), None, mark)]
     return [*([mark] if written else []), *([class_word] if class_word else [])]
 

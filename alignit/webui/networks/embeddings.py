@@ -11,7 +11,7 @@ from collections.abc import Hashable, Mapping
 import torch
 
 from alignit.prompt.suggestions import noun_tokens, suggest_class_words
-from alignit.prompt.syntax import name_pattern
+from alignit.prompt.syntax import compared, in_prompt, name_key, name_pattern
 from alignit.webui.host import host
 from alignit.webui.host.ports import Embedding, Model, UnsupportedEncoderError
 
@@ -21,8 +21,8 @@ SUGGESTIONS = 5
 def find_embedding(name: str) -> Embedding | None:
     """Return the embedding of this name that fits the loaded model, or None.
 
-    Names are compared without regard to case, as the host compares them in a prompt; ``my-cat`` also finds an
-    embedding whose own name is in angle brackets, as the paper and diffusers write it.
+    Names are compared as the host's tokenizer compares them in a prompt; ``my-cat`` also finds an embedding whose own
+    name is in angle brackets, as the paper and diffusers write it.
     """
     embeddings = host().embeddings
     found = _by_name(embeddings.fitting, name)
@@ -31,6 +31,11 @@ def find_embedding(name: str) -> Embedding | None:
         if found is not None and not _fits(found):
             found = None
     return found
+
+
+def written_name(name: str) -> str:
+    """Return how a name is written in a prompt: with a backslash before brackets, where these mean emphasis."""
+    return in_prompt(name) if host().options.emphasis else name
 
 
 def find_embedding_name(name: str) -> str | None:
@@ -54,10 +59,7 @@ def is_for_another_model(name: str) -> bool:
 
 def passed_over_in(text: str) -> list[str]:
     """Return the names in a text, as installed, of embeddings that the host passes over for the loaded model."""
-    skipped = host().embeddings.passed_over
-    lower = text.lower()
-    # A collection can hold thousands: patterns are made for the names at hand alone.
-    return [name for name in skipped if name.lower() in lower and name_pattern(name).search(text)]
+    return _standing_in(text, host().embeddings.passed_over)
 
 
 def all_embeddings() -> list[tuple[Embedding, bool]]:
@@ -75,9 +77,7 @@ def embedding_names() -> list[str]:
 
 def embeddings_in(text: str) -> list[str]:
     """Return the names in a text of the loaded model's embeddings."""
-    loaded = host().embeddings.fitting
-    lower = text.lower()
-    return [name for name in loaded if name.lower() in lower and name_pattern(name).search(text)]
+    return _standing_in(text, host().embeddings.fitting)
 
 
 def embedding_in_tokens(tokens: list[int]) -> Embedding | None:
@@ -122,8 +122,15 @@ def _fits(embedding: Embedding) -> bool:
     return all(key in vec and vec[key].shape[-1] == table.shape[-1] for key, table in tables.items())
 
 
+def _standing_in(text: str, embeddings: Mapping[str, Embedding]) -> list[str]:
+    # A collection can hold thousands: patterns are made for the names at hand alone.
+    words = compared(text)
+    return [name for name in embeddings if compared(name) in words and name_pattern(name).search(text)]
+
+
 def _by_name(embeddings: Mapping[str, Embedding], name: str) -> Embedding | None:
     # In this order: with <new1>.pt and new1.pt both installed, each is found by its own name.
-    wanted = list(dict.fromkeys((name.lower(), f"<{name.lower()}>", name.lower().strip("<>"))))
-    found = {key.lower(): embedding for key, embedding in reversed(list(embeddings.items())) if key.lower() in wanted}
-    return next((found[key] for key in wanted if key in found), None)
+    own, key = compared(name), name_key(name)
+    wanted = list(dict.fromkeys((own, f"<{own}>", key)))
+    found = {compared(one): embedding for one, embedding in reversed(list(embeddings.items())) if name_key(one) == key}
+    return next((found[one] for one in wanted if one in found), None)

@@ -15,6 +15,7 @@ import torch
 from alignit.concepts.concept import Concept, ConceptFileError, ModelShapes
 from alignit.concepts.formats import Outline, load_concept, read_outline
 from alignit.concepts.layer_names import layer_of
+from alignit.prompt.syntax import compared
 from alignit.webui.host import host
 from alignit.webui.host.ports import Model
 from alignit.webui.networks.embeddings import token_tables
@@ -40,22 +41,23 @@ class Library:
             yield from (Path(folder) / file for file in sorted(files, key=_natural) if self.names(Path(folder) / file))
 
     def find(self, name: str) -> Path:
-        """Return the file of this name, without regard to case; the last of several: the furthest trained.
+        """Return the file of this name, compared as names in prompts are; the last of several: the furthest trained.
 
         Raises:
             ConceptFileError: There is none.
         """
-        found = [path for path in self.files() if name.lower() in map(str.lower, self.names(path))]
+        key = compared(name)
+        found = [path for path in self.files() if key in map(compared, self.names(path))]
         if not found:
             raise ConceptFileError(
                 Path(name), f"is not in the folder '{self.folder().name}'", "Put it there, or write the name of another"
             )
         # By the best name first: my-cat.delta.safetensors is also "my-cat.delta", the name of my-cat.delta.ckpt.
-        return max(reversed(found), key=lambda path: self.names(path)[0].lower() == name.lower())
+        return max(reversed(found), key=lambda path: compared(self.names(path)[0]) == key)
 
     def named(self) -> dict[str, Path]:
         """Return the files by their best names: each is what `find` gives for that name."""
-        found = {self.names(path)[0].lower(): path for path in self.files()}
+        found = {compared(self.names(path)[0]): path for path in self.files()}
         return {self.names(path)[0]: path for path in found.values()}
 
 

@@ -7,14 +7,15 @@ AlignIT's own API, the live list. The records stand in `alignit.webui.networks.t
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
 from alignit.concepts.concept import ConceptFileError, EncoderChange, Family
 from alignit.concepts.formats import Outline
+from alignit.concepts.layer_change import LayerChange
 from alignit.concepts.weight_change import WeightChange
 from alignit.webui.host import host
 from alignit.webui.host.ports import Setting
@@ -89,9 +90,11 @@ class NetworkConcept:
         encoder_change: Its change of the text encoder.
         words: The words that it is, where it has no token; empty: its class word.
         class_words: Class words that the place of its file suggests, the likeliest first.
+        plain_words: What its mark means where AlignIT is off; empty: its class word.
+        others: Its change of the UNet's other layers.
     """
 
-    network: Network
+    network: Kind
     name: str
     filename: str
     tokens: tuple[Any, ...] = ()
@@ -99,37 +102,55 @@ class NetworkConcept:
     encoder_change: EncoderChange | None = None
     words: str = ""
     class_words: tuple[str, ...] = ()
+    plain_words: str = ""
+    others: LayerChange | None = None
 
 
 @dataclass(frozen=True)
-class Network:
-    """A kind of concept.
+class Kind:
+    """A kind of concept that prompts name by ``<keyword:NAME>``.
 
     Attributes:
         keyword: What stands for it in prompts.
-        family: The method, whose name is the title of its tab.
+        family: The method.
+        has_tokens: Whether its concepts stand in prompts as tokens; else as words, also where AlignIT is off.
+        unused: Says that a concept is in the prompt and nothing of it is used, and what to write; it is given the class
+            word, or None.
+        of_host: Whether the host itself uses it where AlignIT does not.
+    """
+
+    keyword: str
+    family: Family
+    has_tokens: bool
+    unused: Callable[[NetworkConcept, str | None], str]
+    of_host: bool = field(default=False, kw_only=True)
+
+    @property
+    def method(self) -> str:
+        """What its method is called."""
+        return self.family.value
+
+
+@dataclass(frozen=True)
+class Network(Kind):
+    """A kind of concept that AlignIT adds to the host: with a folder, a tab whose title is the method, and cards.
+
+    Attributes:
         folder: The folder with its files.
         file_names: Gives the names by which a file goes in prompts, the best first; none for a file of another kind.
         load: Reads a concept, and says what is doubtful about it; raises a `ConceptFileError` for one that cannot be
             used, or not with the loaded model.
-        has_tokens: Whether its concepts stand in prompts as tokens; else as words, also where AlignIT is off.
         has_strength: Whether the prompt gives a strength, ``<keyword:NAME:strength>``.
-        unused: Says that a concept is in the prompt and nothing of it is used, and what to write; it is given the class
-            word, or None.
         tokens_of: Gives the names of a file's tokens, as far as they are known without reading it, from its name.
         card_words: Gives what a click on a card writes behind ``<keyword:...>``, from the file's name, the token and
             the class word, each of which may be None.
         card_fields: What the editor of its cards has of its own.
     """
 
-    keyword: str
-    family: Family
     folder: Folder
     file_names: Callable[[Path], tuple[str, ...]]
     load: Callable[[Reference, Say], NetworkConcept]
-    has_tokens: bool
     has_strength: bool
-    unused: Callable[[NetworkConcept, str | None], str]
     card_words: Callable[[str, str | None, str | None], list[str]]
     tokens_of: Callable[[str, Outline], tuple[str, ...]] = lambda _name, _outline: ()
     card_fields: tuple[CardField, ...] = ()
@@ -138,11 +159,6 @@ class Network:
     def library(self) -> Library:
         """Its files."""
         return Library(self.folder.path, self.file_names)
-
-    @property
-    def method(self) -> str:
-        """What its method is called."""
-        return self.family.value
 
     def mark(self, name: str) -> str:
         """Return what stands for a concept in prompts."""
@@ -173,3 +189,9 @@ class Network:
             raise ConceptFileError(
                 reference.path, f"has the strength '{reference.arguments[0]}' in the prompt", "Write a number"
             ) from None
+
+
+def named(extra_network_data: Mapping[str, Any] | None, keyword: str) -> Iterator[list[str]]:
+    """Yield what a prompt says behind a keyword, each time that it stands there: the name and the arguments."""
+    for params in (extra_network_data or {}).get(keyword, []):
+        yield list(params.positional) or [""]

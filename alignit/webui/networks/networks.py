@@ -11,8 +11,9 @@ from alignit.concepts.concept import ConceptFileError, Family
 from alignit.concepts.weight_change import WeightChange
 from alignit.prompt.syntax import Mark, name_key
 from alignit.webui.host.ports import Model
-from alignit.webui.networks.embeddings import embedding_names, find_embedding_name
-from alignit.webui.networks.network import NetworkConcept
+from alignit.webui.networks.embeddings import embedding_names, find_embedding_name, written_name
+from alignit.webui.networks.loras import LORA, find_loras
+from alignit.webui.networks.network import NetworkConcept, named
 from alignit.webui.networks.table import NETWORKS
 
 
@@ -26,10 +27,18 @@ class Active:
 
     concepts: tuple[NetworkConcept, ...] = ()
 
+    def joined(self, concepts: Iterable[NetworkConcept]) -> Active:
+        """Return these with others."""
+        return Active((*self.concepts, *concepts))
+
     @property
     def changes(self) -> list[WeightChange]:
         """The changes of W_k and W_v."""
-        return [concept.change for concept in self.concepts if concept.change is not None]
+        return [concept.change for concept in self._own if concept.change is not None]
+
+    @property
+    def _own(self) -> list[NetworkConcept]:
+        return [concept for concept in self.concepts if not concept.network.of_host]
 
     @property
     def with_tokens(self) -> list[NetworkConcept]:
@@ -61,7 +70,7 @@ class Active:
     @contextmanager
     def changed_encoder(self, model: Model) -> Iterator[None]:
         """Let the model's text encoder be the customised one for the length of a block, for whole prompts."""
-        changes = [concept.encoder_change for concept in self.concepts if concept.encoder_change is not None]
+        changes = [concept.encoder_change for concept in self._own if concept.encoder_change is not None]
         with ExitStack() as block:
             for change in changes:
                 block.enter_context(change.applied(model.encoders[0].clip_layers))
@@ -71,13 +80,14 @@ class Active:
         """Return what a concept's mark in angle brackets means where AlignIT is off; None: it stays as typed."""
         concept = self.find(mark.name)
         if concept is not None:
-            return mark.class_word or next(iter(concept.class_words), None)
+            return concept.plain_words or mark.class_word or next(iter(concept.class_words), None)
         return _plain_name(mark)
 
 
 def methods() -> list[str]:
     """Return what a concept of a prompt can be: textual inversion, the networks' methods, words."""
-    return [Family.TEXTUAL_INVERSION.value, *(network.method for network in NETWORKS), "words"]
+    methods = [network.method for network in (*NETWORKS, LORA)]
+    return [Family.TEXTUAL_INVERSION.value, *methods, "words"]
 
 
 def installed_concepts() -> list[str]:
@@ -85,16 +95,16 @@ def installed_concepts() -> list[str]:
     return [*embedding_names(), *(name for network in NETWORKS for name in network.library.named())]
 
 
-def has_networks(prompts: Iterable[str]) -> bool:
-    """Say whether any of the prompts names one of AlignIT's networks."""
-    return any(f"<{network.keyword}:" in prompt for prompt in prompts for network in NETWORKS)
+def names_networks(extra_network_data: Mapping[str, Any] | None) -> bool:
+    """Say whether any of AlignIT's networks is among those that the host took out of a prompt."""
+    return any((extra_network_data or {}).get(network.keyword) for network in NETWORKS)
 
 
 def read_networks(extra_network_data: Mapping[str, Any] | None, say: Callable[[str], None]) -> Active:
     """Return what a prompt's networks name; say what is wrong with those that cannot be used."""
     found = []
     for network in NETWORKS:
-        for name, *arguments in _named(extra_network_data, network.keyword):
+        for name, *arguments in named(extra_network_data, network.keyword):
             try:
                 found.append(network.read(name, arguments, say))
             except ConceptFileError as error:
@@ -103,24 +113,24 @@ def read_networks(extra_network_data: Mapping[str, Any] | None, say: Callable[[s
 
 
 def plain_text(extra_network_data: Mapping[str, Any] | None) -> Callable[[Mark], str | None]:
-    """Return `Active.plain_text` of a prompt's networks, by their names alone: no file is read."""
+    """Return `Active.plain_text` of a prompt's networks, by their names, and what is noted beside LoRAs alone."""
     as_words = {
         name_key(name)
         for network in NETWORKS
         if not network.has_tokens
-        for name, *_ in _named(extra_network_data, network.keyword)
+        for name, *_ in named(extra_network_data, network.keyword)
     }
+    loras = {name_key(lora.name): lora for lora in find_loras(extra_network_data)}
 
     def find(mark: Mark) -> str | None:
+        lora = loras.get(name_key(mark.name))
+        if lora is not None:
+            return lora.words or mark.class_word
         return mark.class_word if name_key(mark.name) in as_words else _plain_name(mark)
 
     return find
 
 
-def _named(extra_network_data: Mapping[str, Any] | None, keyword: str) -> Iterator[list[str]]:
-    for params in (extra_network_data or {}).get(keyword, []):
-        yield list(params.positional) or [""]
-
-
 def _plain_name(mark: Mark) -> str | None:
-    return find_embedding_name(mark.name) if mark.class_word is not None or mark.options else None
+    name = find_embedding_name(mark.name) if mark.class_word is not None or mark.options else None
+    return None if name is None else written_name(name)

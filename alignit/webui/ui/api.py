@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import asdict
 from enum import Enum
 from typing import Any
 
 from fastapi import FastAPI, HTTPException, Query, Request
-from fastapi.responses import PlainTextResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
+from fastapi.routing import APIRoute
 from pydantic import BaseModel, Extra, Field
 
 from alignit import __version__
@@ -24,7 +26,7 @@ from alignit.maps.pictures import grey
 from alignit.maps.result import HeatMap, NoMapError
 from alignit.prompt.class_words import remembered_or_none
 from alignit.webui.generation.arguments import Arguments, declaration
-from alignit.webui.generation.inspection import InspectionError, inspect_prompt
+from alignit.webui.generation.inspection import InspectionError, check_brackets, inspect_prompt
 from alignit.webui.generation.maps import KEPT, KeptPicture
 from alignit.webui.host import host
 from alignit.webui.networks.networks import methods
@@ -33,6 +35,7 @@ from alignit.webui.ui.report import make_report
 
 _PREFIX = "/alignit/v1"
 _MAX_TEXT = 100_000  # characters; the host has no use for longer prompts, and would take minutes to read one
+_MAX_BRACKETS = 60  # with prompt editing: some seconds, in which nobody else's picture is made
 
 
 def _one_of(names: Sequence[str]) -> str:
@@ -191,6 +194,27 @@ class SentReport(BaseModel):  # type: ignore[misc]
     failures: list[Failure] = Field(description="The last exceptions that it caught, the newest last")
 
 
+class _TextRoute(APIRoute):  # type: ignore[misc]
+    """A route that answers a body with what no text holds, of which no answer could be made either."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Any]]:
+        """See FastAPI's class."""
+        handle = super().get_route_handler()
+
+        async def checked(request: Request) -> Any:
+            body = await request.body()
+            try:
+                json.dumps(json.loads(body), ensure_ascii=False).encode()
+            except UnicodeEncodeError:
+                said = "AlignIT: the request holds half a character (a lone surrogate): write it whole, or as UTF-8"
+                return JSONResponse({"detail": said}, 422)
+            except (ValueError, RecursionError):
+                pass  # no JSON, which is told of as for any route
+            return await handle(request)
+
+        return checked
+
+
 def add_routes(app: FastAPI) -> None:
     """Add the routes; the host calls this once its application has started."""
     if not host().options.flag("api", False):
@@ -205,9 +229,10 @@ def add_routes(app: FastAPI) -> None:
         tags=["AlignIT"],
         summary="List the concepts that are installed",
     )
-    app.add_api_route(
+    app.router.add_api_route(
         f"{_PREFIX}/inspect",
         inspect,
+        route_class_override=_TextRoute,
         methods=["POST"],
         response_model=Inspection,
         dependencies=dependencies,
@@ -263,6 +288,7 @@ def concepts() -> list[InstalledConcept]:
 def inspect(request: Prompt) -> dict[str, Any]:
     """Look at a prompt as a generation would, without making a picture."""
     try:
+        check_brackets(request.prompt, _MAX_BRACKETS, "")
         # The text encoder's state is a global of the host, and a generation may be at it.
         with host().life.queue:
             return asdict(inspect_prompt(request.prompt, request.class_words, request.controls))

@@ -12,9 +12,13 @@ from typing import Any
 
 from modules import scripts
 
+from alignit.prompt.syntax import name_key, name_pattern
 from alignit.webui.generation.arguments import Arguments, ArgumentsError, PlotAxis
 from alignit.webui.generation.generation import Generation
+from alignit.webui.networks.embeddings import written_name
 from alignit.webui.networks.networks import installed_concepts
+
+_PROMPTS = ("prompt", "hr_prompt")
 
 
 def add_axes() -> None:
@@ -74,13 +78,18 @@ def _confirm(axis: PlotAxis) -> Callable[[Any, Sequence[Any]], None]:
 
 
 def _put_concept(p: Any, value: str, values: Sequence[str]) -> None:
-    p.prompt = p.prompt.replace(values[0], value)
+    pattern, written = name_pattern(values[0]), written_name(value)
+    for name in _PROMPTS:
+        prompt = getattr(p, name, None)
+        if prompt:
+            setattr(p, name, pattern.sub(lambda _: written, prompt))
 
 
 def _confirm_concepts(p: Any, values: Sequence[str]) -> None:
-    if values and values[0] not in p.prompt:
+    prompts = [getattr(p, name, None) or "" for name in _PROMPTS]
+    if values and not any(name_pattern(values[0]).search(prompt) for prompt in prompts):
         raise ArgumentsError(f"AlignIT: the concept '{values[0]}', the first of the axis, is not in the prompt")
-    installed = {name.lower() for name in installed_concepts()}
+    installed = set(map(name_key, installed_concepts()))
     for value in values:
-        if value.lower() not in installed:
+        if name_key(value) not in installed:
             raise ArgumentsError(f"AlignIT: there is no concept '{value}': check its name and folder")

@@ -74,6 +74,7 @@ def _guarded(name: str, call: Callable[P, None]) -> Callable[P, None]:
 
 def _register_networks() -> None:
     from alignit.webui.networks.table import NETWORKS
+    from alignit.webui.ui.script import before_encoding
 
     for network in NETWORKS:
-        host().networks.register(network.keyword)
+        host().networks.register(network.keyword, before_encoding)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from alignit.concepts.concept import Family
-from alignit.webui.networks.embeddings import all_embeddings
+from alignit.webui.networks.embeddings import all_embeddings, written_name
 from alignit.webui.networks.table import NETWORKS
 
 
@@ -33,7 +33,8 @@ class Installed:
 def installed() -> Iterator[Installed]:
     """Yield the embeddings that are installed, and the networks' files."""
     for embedding, fits in all_embeddings():
-        yield Installed(embedding.name, Family.TEXTUAL_INVERSION.value, embedding.name, embedding.filename, fits)
+        written = written_name(embedding.name)
+        yield Installed(embedding.name, Family.TEXTUAL_INVERSION.value, written, embedding.filename, fits)
     for network in NETWORKS:
         for name, path in network.library.named().items():
             yield Installed(name, network.method, network.mark(name), path, None)

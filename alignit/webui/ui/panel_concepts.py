@@ -20,6 +20,7 @@ from alignit.webui.generation.concepts import Found, no_class_word
 from alignit.webui.generation.inspection import (
     InspectionError,
     Look,
+    check_brackets,
     look_at,
     remember_class_words,
     seen_chunk,
@@ -40,7 +41,7 @@ SOURCES = {
 }
 """What the page says of where a class word is from."""
 
-_MAX_BRACKETS = 40  # with prompt editing: the time of the host's parser grows with more than their square
+_MAX_BRACKETS = 40  # with prompt editing
 _MAX_CONCEPTS = 50
 _MAX_NOTES = 20
 _MAX_PLACES = 2  # chunks of which a concept's tokens are shown
@@ -124,12 +125,7 @@ def _answered(asked: Question, prompt: str, class_words: str, controls: str, sty
             )
     # The host puts the styles into the prompt before anything else of it is read.
     prompt = host().prompts.with_styles(prompt, list(styles or ()))
-    brackets = prompt.count("(") + prompt.count("[")
-    if "[" in prompt and brackets > _MAX_BRACKETS:
-        raise InspectionError(
-            f"{brackets} brackets with prompt editing among them are too many to look at while you type: the prompt "
-            f"can have {_MAX_BRACKETS} here. Nothing of it is lost, and pictures are made with all of it."
-        )
+    check_brackets(prompt, _MAX_BRACKETS, " while you type")
     look = look_at(prompt, class_words, controls)
     changed: dict[str, Any] = {}
     try:

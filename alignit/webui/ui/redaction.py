@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from alignit.prompt.syntax import Mark, split
+from alignit.prompt.syntax import Mark, compared, spellings, split
 
 LEFT_OUT = "…"
 # An apostrophe within a word opens and closes nothing.
@@ -30,14 +30,16 @@ def without_quoted(text: str) -> str:
 
 
 def without_words(words: Iterable[str]) -> Callable[[str], str]:
-    """Return what leaves words, or whole prompts, out of a text where they stand alone, without regard to case."""
-    longest_first = sorted({word for word in words if word}, key=len, reverse=True)
-    patterns = [re.compile(rf"(?<!\w){re.escape(word)}(?!\w)", re.IGNORECASE) for word in longest_first]
+    """Return what leaves words, or whole prompts, out of a text where they stand alone, in whatever spelling."""
+    longest_first = sorted({word for word in words if compared(word)}, key=len, reverse=True)
+    patterns = [
+        re.compile(rf"(?<!\w)(?:{re.escape(word)}|{spellings(word)})(?!\w)", re.IGNORECASE) for word in longest_first
+    ]
 
     def without(text: str) -> str:
-        lower = text.lower()
+        known = compared(text)
         for word, pattern in zip(longest_first, patterns, strict=True):
-            if word.lower() in lower:
+            if compared(word) in known:
                 text = pattern.sub(LEFT_OUT, text)
         return text
 

@@ -81,8 +81,15 @@ class AlignITScript(scripts.Script):  # type: ignore[misc]
         if generation is not None:
             generation.begin_batch(batch_number)
 
+    def after_extra_networks_activate(self, p: Any, *_args: Any, **kwargs: Any) -> None:
+        """See `Generation`."""
+        generation = Generation.of(p)
+        if generation is not None:
+            generation.networks_activated(kwargs.get("extra_network_data"))
+
     def process_batch(self, p: Any, *_args: Any, **_kwargs: Any) -> None:
         """See `Generation`."""
+        Generation.settle(p)
         Generation.give_plain_text(p)
 
     def process_before_every_sampling(self, p: Any, *_args: Any, **_kwargs: Any) -> None:
@@ -102,6 +109,12 @@ class AlignITScript(scripts.Script):  # type: ignore[misc]
         generation = Generation.of(p)
         if generation is not None:
             generation.finish(processed)
+
+
+def before_encoding(p: Any) -> None:
+    """Let a generation that is made without AlignIT's script have its part too: see `Generation.join`."""
+    if not any(isinstance(script, AlignITScript) for script in host().life.scripts_of(p)):
+        Generation.join(p)
 
 
 def on_step(step: Step) -> None:

@@ -6,6 +6,8 @@ on each row.
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,9 +26,9 @@ class Tokenizer:
         self.encoder: dict[str, int] = {}
 
     def ids(self, text: str) -> list[int]:
-        for sign in ",.<>=":
+        for sign in ",.<>=()":
             text = text.replace(sign, f" {sign} ")
-        return [self._id(word) for word in text.lower().split()]
+        return [self._id(word) for word in unicodedata.normalize("NFC", text).lower().split()]
 
     def _id(self, word: str) -> int:
         number = self.encoder.setdefault(word, FIRST_WORD + len(self.encoder))
@@ -62,7 +64,8 @@ class TextEncoder(torch.nn.Module):
         return [self.tokenizer.ids(text) for text in texts]
 
     def tokenize_line(self, line: str) -> tuple[list[Any], int]:
-        tokens = self.tokenize([line])[0]
+        # No emphasis; its escapes are taken out all the same.
+        tokens = self.tokenize([re.sub(r"\\(.)", r"\1", line)])[0]
         ids: list[int] = []
         fixes: list[tuple[int, Any]] = []
         position = 0

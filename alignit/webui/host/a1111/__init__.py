@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from alignit.webui.host.a1111.embeddings import A1111Embeddings
 from alignit.webui.host.a1111.life import A1111LifeCycle
+from alignit.webui.host.a1111.loras import A1111Loras, find_loras
 from alignit.webui.host.a1111.model import A1111Model
 from alignit.webui.host.a1111.networks import A1111Networks
 from alignit.webui.host.a1111.options import A1111Options
@@ -37,6 +38,11 @@ class A1111:
         self.sampling = A1111Sampling()
         self.pictures = A1111Pictures(self.options)
         self.life = A1111LifeCycle()
+
+    @property
+    def loras(self) -> A1111Loras | None:
+        """See `alignit.webui.host.ports.Host`."""
+        return find_loras()
 
     @property
     def version(self) -> str:

@@ -99,7 +99,13 @@ class A1111TextEncoder:
             rewritten = rewrite(texts)
             if rewritten is None:
                 return original(texts)
-            with replaced(encoder, "process_texts", lambda _texts: (rewritten.chunks, rewritten.token_count)):
+            process_texts = encoder.process_texts
+
+            def rewritten_texts(asked: Any) -> Any:
+                # An extension can have other texts processed from within this call.
+                return (rewritten.chunks, rewritten.token_count) if asked is texts else process_texts(asked)
+
+            with replaced(encoder, "process_texts", rewritten_texts):
                 output = original(texts)
             # SDXL's second encoder returns its pooled vector as well.
             if isinstance(output, tuple):

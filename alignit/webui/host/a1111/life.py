@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 from alignit.webui.host.a1111.sampling import A1111Step
@@ -30,6 +32,24 @@ class A1111LifeCycle:
         # What a script raises is swallowed by the host. A method that every host of the family calls next, on this
         # object, is the one place from which an error reaches the caller of the API.
         p.setup_prompts = refused
+
+    def extension_of(self, function: Callable[..., Any]) -> str | None:
+        """See `alignit.webui.host.ports.LifeCycle`."""
+        from modules import extensions
+
+        code = getattr(inspect.unwrap(function), "__code__", None)
+        if code is None:
+            return None
+        file = Path(code.co_filename).resolve()
+        folders = [(Path(one.path).resolve(), one) for one in extensions.extensions]
+        # A link can lead into another extension's folder.
+        found = max(((folder, one) for folder, one in folders if file.is_relative_to(folder)), default=None, key=_depth)
+        return None if found is None or found[1].is_builtin else str(found[1].name)
+
+    def scripts_of(self, p: Any) -> Sequence[object]:
+        """See `alignit.webui.host.ports.LifeCycle`."""
+        scripts: Sequence[object] = getattr(getattr(p, "scripts", None), "alwayson_scripts", ())
+        return scripts
 
     @property
     def queue(self) -> AbstractContextManager[Any]:
@@ -68,3 +88,7 @@ class A1111LifeCycle:
         from modules import script_callbacks
 
         script_callbacks.on_before_image_saved(call)
+
+
+def _depth(found: tuple[Path, Any]) -> int:
+    return len(found[0].parts)

@@ -37,6 +37,11 @@ class A1111Options:
         shared.opts.data_labels[name].section = section
 
     @property
+    def emphasis(self) -> bool:
+        """See `alignit.webui.host.ports.Options`."""
+        return self.get("emphasis", "Original") != "None"
+
+    @property
     def old_emphasis(self) -> bool:
         """See `alignit.webui.host.ports.Options`."""
         return self.get("use_old_emphasis_implementation", False)

@@ -21,6 +21,18 @@ class A1111Prompts:
 
         return str(shared.prompt_styles.apply_styles_to_prompt(prompt, list(styles)))
 
+    def without_comments(self, prompt: str) -> str:
+        """See `alignit.webui.host.ports.Prompts`."""
+        from modules import script_callbacks
+
+        try:
+            params = script_callbacks.BeforeTokenCounterParams(prompt, 20, [], is_positive=True)
+        except AttributeError:
+            return prompt  # of before there were comments
+        # What takes comments out says so where the host counts the tokens of a prompt that is being typed.
+        script_callbacks.before_token_counter_callback(params)
+        return str(params.prompt)
+
     def networks(self, prompt: str) -> tuple[str, Mapping[str, Any]]:
         """See `alignit.webui.host.ports.Prompts`."""
         from modules import extra_networks

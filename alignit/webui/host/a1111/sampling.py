@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -68,6 +69,13 @@ class A1111Sampling:
 
         keys, values = hypernetwork.apply_hypernetworks(loaded, rows[None], attention)
         return keys[0], values[0]
+
+    def networks(self, module: torch.nn.Module) -> Hashable:  # noqa: ARG002
+        """See `alignit.webui.host.ports.Sampling`."""
+        # By these the host's own Lora extension tells whether it has to do something. It can be off; others replace it.
+        lora = sys.modules.get("networks")
+        marks = ("name", "te_multiplier", "unet_multiplier", "dyn_dim")
+        return tuple(tuple(getattr(net, mark, None) for mark in marks) for net in getattr(lora, "loaded_networks", ()))
 
 
 class A1111Step:

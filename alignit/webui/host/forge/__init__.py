@@ -39,6 +39,11 @@ class Forge:
         self.life = A1111LifeCycle()
 
     @property
+    def loras(self) -> None:
+        """See `alignit.webui.host.ports.Host`: LoRAs are patches of the model, of which none can be taken apart."""
+        return None
+
+    @property
     def version(self) -> str:
         """See `alignit.webui.host.ports.Host`."""
         try:

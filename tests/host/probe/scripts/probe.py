@@ -10,8 +10,13 @@ It shares no code with AlignIT. The script takes one JSON object; every key is o
                   steps     [first, last] of the denoiser's steps, both included; default: all
                   strength  1.0: K = K_p + strength (K' - K_p)
                   weights   a .safetensors file with the customised model's W' by LDM names: K' = W' c'
+                  delta     true: these less the checkpoint's own are a change of what the layer computes with LoRAs
                   adapter   a CatVersion file that changes the text encoder for p'
+                  encoder   a .safetensors file with other weights of the text encoder for p', by a checkpoint's names
                   keys, values, layers   false to leave keys or values alone; substrings of layer names, default: all
+                  minus     another prompt, encoded by the plain host: K = K + strength factor (K' - K_minus) instead,
+                            with K_minus of the plain model; several of these at a row add up
+                  factor    1.0: see there
                   at        "conditioning": put rows of c' into the conditioning instead of keys and values
     catversion  a list of CatVersion files that change the text encoder for all positive prompts
     hires       another list, for the hires pass; default: the same list
@@ -122,6 +127,25 @@ def attend_to(
     return forward
 
 
+@contextmanager
+def other_encoder(file: str | None) -> Iterator[None]:
+    """Let the text encoder have the weights of a file, in the parameters themselves."""
+    parameters = {name.replace(".wrapped", ""): value for name, value in shared.sd_model.named_parameters()}
+    before = {}
+    try:
+        if file is not None:
+            # The Lora extension takes the last job's networks out of the weights when a module runs, and no sooner.
+            shared.sd_model.get_learned_conditioning(prompt_parser.SdConditioning([""]))
+            with safe_open(file, "pt") as weights:
+                for name in weights.keys():  # noqa: SIM118  # it is no dictionary
+                    before[name] = parameters[name].clone()
+                    parameters[name].copy_(weights.get_tensor(name))
+        yield
+    finally:
+        for name, value in before.items():
+            parameters[name].copy_(value)
+
+
 # The injection
 
 
@@ -135,6 +159,7 @@ class Injection:
         self.encoded_for: Any = None
         self.hooks: list[Any] = []
         self.contexts: list[torch.Tensor] = []
+        self.minus: list[torch.Tensor | None] = []
         self.positives = 0  # rows of positive conditioning in this step
         self.seen = 0  # rows that the UNet was given in this step so far
         self.first = 0  # what seen was when the running UNet call began
@@ -151,6 +176,7 @@ class Injection:
         if now != self.encoded_for:  # the first step, a refiner, the hires pass with its own checkpoint or LoRAs
             self.encoded_for = now
             self.contexts = [self.encode(injection) for injection in self.injections()]
+            self.minus = [self.encode({"dummy": i["minus"]}) if "minus" in i else None for i in self.injections()]
         if model is not self.model:
             self.remove_hooks()
             self.add_hooks(model)
@@ -176,7 +202,8 @@ class Injection:
         passed_over = [e for name, e in database.skipped_embeddings.items() if name in text.split()]
         for embedding in passed_over:
             database.register_embedding(embedding, shared.sd_model)
-        with devices.autocast(), torch.no_grad(), catversion([injection["adapter"]] if "adapter" in injection else []):
+        adapters, weights = [injection["adapter"]] if "adapter" in injection else [], injection.get("encoder")
+        with devices.autocast(), torch.no_grad(), catversion(adapters), other_encoder(weights):
             cond = shared.sd_model.get_learned_conditioning(prompt_parser.SdConditioning([text]))
         for embedding in passed_over:
             database.register_embedding_by_name(None, shared.sd_model, embedding.name)
@@ -206,7 +233,7 @@ class Injection:
 
         def hook(projection: torch.nn.Module, args: tuple[torch.Tensor], out: torch.Tensor) -> torch.Tensor | None:
             result = None
-            for injection, context in zip(self.injections(), self.contexts, strict=True):
+            for injection, context, minus in zip(self.injections(), self.contexts, self.minus, strict=True):
                 if injection.get("at", "keys and values") != "keys and values" or not self.applies(injection):
                     continue
                 if not injection.get(("keys", "values")[which], True):
@@ -222,14 +249,32 @@ class Injection:
                 if "weights" in injection:
                     layer = f"model.diffusion_model.{name}.{('to_k', 'to_v')[which]}.weight"
                     with safe_open(injection["weights"], "pt") as file:
-                        wanted = torch.nn.functional.linear(dummy, file.get_tensor(layer).to(dummy))
+                        changed = file.get_tensor(layer).to(dummy)
+                    if injection.get("delta"):
+                        with safe_open(shared.sd_model.sd_checkpoint_info.filename, "pt") as file:
+                            changed = changed - file.get_tensor(layer).to(dummy)
+                        wanted = wanted + torch.nn.functional.linear(dummy, changed)
+                    else:
+                        wanted = torch.nn.functional.linear(dummy, changed)
                 rows = injection["rows"]
                 take = injection.get("take", rows)
                 strength = injection.get("strength", 1.0)
+                if minus is not None:
+                    taken = torch.nn.functional.pad(minus[:, :length], (0, 0, 0, max(0, length - minus.shape[1])))
+                    taken = taken.expand(args[0].shape[0], -1, -1).to(args[0].dtype)
+                    taken = hypernetwork.apply_hypernetworks(shared.loaded_hypernetworks, taken, attention)[which]
+                    # The host repeats a conditioning's last row up to the longest one's length, and these rows with it.
+                    last = context.shape[1] - 1
+                    rows = [*rows, *range(last + 1, args[0].shape[1])] if last in rows else rows
+                    take = [min(row, last) for row in rows]
+                    wanted = injection.get("factor", 1.0) * (wanted - projection.forward(taken))
                 for row in range(out.shape[0]):
                     part = self.first + row
                     if part < self.positives and part in injection.get("parts", range(self.positives)):
                         result = out.clone() if result is None else result
+                        if minus is not None:
+                            result[row, rows] += strength * wanted[row, take]
+                            continue
                         # Exactly K' where the strength is 1, not K_p + (K' - K_p) with its rounding.
                         new = (
                             wanted[row, take]

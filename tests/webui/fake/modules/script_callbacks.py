@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 registered: dict[str, list[Callable[..., Any]]] = {}
@@ -29,3 +30,19 @@ def on_cfg_denoiser(callback: Callable[[Any], Any]) -> None:
 
 def on_before_image_saved(callback: Callable[[Any], Any]) -> None:
     registered.setdefault("before_image_saved", []).append(callback)
+
+
+@dataclass
+class BeforeTokenCounterParams:
+    prompt: str
+    steps: int
+    styles: list[str]
+    is_positive: bool = True
+
+
+def on_before_token_counter(callback: Callable[[BeforeTokenCounterParams], Any]) -> None:
+    registered.setdefault("before_token_counter", []).append(callback)
+
+
+def before_token_counter_callback(params: BeforeTokenCounterParams) -> None:
+    call("before_token_counter", params)

@@ -14,7 +14,7 @@ class EmbeddingDatabase:
 
     def register(self, embedding: Any, ids: list[int]) -> None:
         self.word_embeddings[embedding.name] = embedding
-        self._ids.append((ids, embedding))
+        self._ids = sorted([*self._ids, (ids, embedding)], key=lambda entry: len(entry[0]), reverse=True)
 
     def find_embedding_at_position(self, tokens: list[int], offset: int) -> tuple[Any, int | None]:
         for ids, embedding in self._ids:
