@@ -78,7 +78,8 @@ def _read(case: ElementTree.Element, known: dict[str, Any]) -> None:
             message = element.get("message", "")
             outcome = "no"
             if problem == "skipped":
-                outcome = f"not run: {message}"
+                # The path is the tester's own.
+                outcome = "not run: " + re.sub(r" at \S+ \(set (\w+)\)", r" was at hand (\1)", message)
             elif "on setup" in message:
                 outcome = "not run: the host did not start"
     known["results"].setdefault(row, {})[kind] = outcome
@@ -95,8 +96,7 @@ def _table(known: dict[str, Any]) -> str:
         outcome = of_row.get(name, "not run: it was not tested since this test was written")
         if not outcome.startswith("not run"):
             return outcome
-        # Paths and variables are the tester's own.
-        reason = re.sub(r" at \S+ \(set (\w+)\)", r" was at hand (\1)", outcome.removeprefix("not run: "))
+        reason = outcome.removeprefix("not run: ")
         return f"not run ({reasons.setdefault(reason, len(reasons) + 1)})"
 
     lines = [
