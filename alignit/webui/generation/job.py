@@ -141,9 +141,10 @@ class Job:
         """
         if not self._at_work or not self.aligns:
             return
+        self._read_each(prompts)
+        if not self.aligns:
+            return
         try:
-            for prompt in prompts:
-                self._concepts.read(prompt)
             if self._loras.bind(extra_network_data, self._concepts.binds):
                 self._forget_conditionings()
             for note in (*self._loras.notes, *cannot_be_bound(extra_network_data, self._concepts.binds)):
@@ -244,9 +245,12 @@ class Job:
         # a later one is for the earlier ones too.
         if not self.aligns:
             return
+        self._texts += prompts
+        self._read_each([*prompts, *(self._outer._texts if self._outer is not None else ())])
+
+    def _read_each(self, prompts: Sequence[str]) -> None:
         try:
-            self._texts += prompts
-            for prompt in [*prompts, *(self._outer._texts if self._outer is not None else ())]:
+            for prompt in prompts:
                 self._concepts.read(prompt)
         except Exception:
             self._fail("reading the prompt")
