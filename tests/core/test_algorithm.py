@@ -93,6 +93,7 @@ prompts = st.lists(words | mention, min_size=1, max_size=12).filter(
 )
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(prompts, st.sampled_from([1.0, 0.0, 0.5, 1.5]))
 def test_unet_output_equals_overwriting_keys_and_values_by_index(parts: list, strength: float) -> None:

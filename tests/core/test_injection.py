@@ -213,6 +213,7 @@ PARTS = {"": "kv", "keys": "k", "values": "v"}
 BLOCKS = {"": (1, 2, 4), "layers in01 in04": (1, 4), "layers /1": (1, 2)}
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=80)
 @given(
     st.booleans(),

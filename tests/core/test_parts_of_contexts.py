@@ -85,6 +85,7 @@ def known_by_its_neighbours(rows: list[tuple[str, int]]) -> bool:
     return True
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(
     calls,

@@ -129,6 +129,7 @@ def batch_of(item: Injected, each: dict[str, Asked]) -> EncodedBatch:
     )
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=80)
 @given(prompts, each_asked, st.lists(st.integers(0, 3), min_size=1, max_size=3))
 def test_whatever_is_asked_for_of_each_concept_equals_brute_force(parts: list, each: dict, fractions: list) -> None:
@@ -164,6 +165,7 @@ def test_brute_force_would_notice() -> None:
     )
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=30)
 @given(prompts)
 def test_with_the_prompts_own_words_three_reaches_are_one(parts: list) -> None:
@@ -175,6 +177,7 @@ def test_with_the_prompts_own_words_three_reaches_are_one(parts: list) -> None:
         torch.testing.assert_close(first.conditioning, other.conditioning, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=30)
 @given(prompts, st.sampled_from(REACHES[1:]))
 def test_what_is_not_asked_for_is_the_papers_to_the_bit(parts: list, reach: str) -> None:
