@@ -121,11 +121,13 @@ def test_about(host: WebUI) -> None:
     assert {"written": "`falling`", "strength": "is s (1 - (f - a) / (b - a))"}.items() <= about["options"][1].items()
 
 
-def test_the_report_holds_what_is_asked_for_and_nothing_else(host: WebUI) -> None:
+def test_the_report_holds_what_is_asked_for_and_nothing_else(host: WebUI, request: pytest.FixtureRequest) -> None:
     prompt = "a my-cat in a very secret place"
     host.txt2img(prompt, alignit=[True])
     secret = str(Path.home() / "secret")
     host.options(alignit_deltas_folder=secret)
+    # A host without a page does not list it at its start, from which settings are restored after each test.
+    request.addfinalizer(lambda: host.options(alignit_deltas_folder=""))
     report = host.get(REPORT)
     assert list(report["versions"]) == ["AlignIT", "Host", "Python", "torch", "gradio"]
     assert report["versions"]["AlignIT"] == alignit.__version__
