@@ -53,6 +53,12 @@ class Processing:
 
 
 @pytest.fixture(autouse=True)
+def _none_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of other tests can live till they are collected."""
+    monkeypatch.setattr(generation, "_running", [])
+
+
+@pytest.fixture(autouse=True)
 def reported(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What was reported as an error, by a host that can do nothing else."""
     reports: list[str] = []
@@ -286,7 +292,6 @@ def test_one_that_is_made_inside_of_another_joins_it_and_ends_with_its_sampling(
 
 @pytest.mark.parametrize("end", ["sampling", "close", "the next batch of the outer"])
 def test_one_that_fails_inside_leaves_nothing(end: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(generation, "_running", [])  # those of other tests can live till they are collected
     outer = Processing()
     Generation.begin(outer, ARGUMENTS["on"], PLACE)
     Generation.of(outer).begin_batch(0)
